@@ -2,13 +2,27 @@
 //!
 //! Semantics are etcd's, so that etcd can stand behind the same trait: one revision for the whole store, raised by one
 //! with every transaction; compare-and-swap by the revision of a key's last change; watches that replay from a revision.
-//! Keys are `/<resource>.<group>/<namespace>/<name>` (see [`Key`]); values are the JSON bytes that clients read, without
-//! `metadata.resourceVersion`'s truth: the reader takes it from [`Entry::revision`].
+//! Keys are made by `registry::key`; values are the JSON bytes that clients read, without `metadata.resourceVersion`:
+//! the reader takes that from [`Entry::revision`].
 //!
 //! Invariants: an acknowledged write is on disk (fsync, group commit); a watcher sees every change after its
-//! revision exactly once and in order, or is told [`StoreError::Compacted`].
+//! revision exactly once and in order, or its channel closes and a new watch says [`StoreError::Compacted`].
 
-use std::{future::Future, sync::Arc};
+#[cfg(test)]
+mod contract;
+mod embedded;
+mod history;
+mod writer;
+
+pub use embedded::Embedded;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use tokio::sync::mpsc;
 
 /// Number of a transaction; 0 is the empty store.
@@ -51,7 +65,7 @@ pub struct Write {
 }
 
 /// One change as a watcher sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub key: String,
     pub revision: Revision,
@@ -61,7 +75,7 @@ pub struct Change {
     pub previous: Option<Arc<[u8]>>,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// An [`Expect`] did not hold; nothing was written. `actual` is 0 when the key is absent.
     #[error("{key} is at revision {actual}")]
@@ -69,6 +83,9 @@ pub enum StoreError {
     /// The history before `oldest` is gone: list again.
     #[error("revision {asked} is older than {oldest}, the oldest kept")]
     Compacted { asked: Revision, oldest: Revision },
+    /// The revision has not been reached yet.
+    #[error("revision {asked} is newer than {newest}, the newest")]
+    Future { asked: Revision, newest: Revision },
     /// Disk or database; nothing was acknowledged.
     #[error("store: {0}")]
     Backend(String),
@@ -85,22 +102,46 @@ pub struct ListOptions {
     pub limit: usize,
 }
 
+/// Changes to the keys under one prefix.
+pub struct Watch {
+    changes: mpsc::Receiver<Change>,
+    /// Every change up to this revision has been put into `changes`.
+    position: Arc<AtomicU64>,
+}
+
+impl Watch {
+    fn new(changes: mpsc::Receiver<Change>, position: Arc<AtomicU64>) -> Self {
+        Self { changes, position }
+    }
+
+    /// The next change; `None` when the history it needed is gone, or the store closed: list again.
+    pub async fn next(&mut self) -> Option<Change> {
+        self.changes.recv().await
+    }
+
+    /// Up to which revision nothing is left to deliver: what a bookmark may say. `Err` is a change that came first.
+    pub fn settled(&mut self) -> Result<Revision, Change> {
+        let position = self.position.load(Ordering::Acquire);
+        match self.changes.try_recv() {
+            Ok(change) => Err(change),
+            Err(_) => Ok(position),
+        }
+    }
+}
+
 /// The store. Cheap to clone; every method may be called from any task.
 pub trait Store: Clone + Send + Sync + 'static {
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
+    /// Keys that start with `prefix`, in order.
     fn list(
         &self,
         prefix: &str,
         options: ListOptions,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
-    /// All writes in one transaction, or none; returns its revision once it is on disk.
+    /// All writes in one transaction, or none; returns its revision once it is on disk. A transaction names a key once.
     fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<Revision, StoreError>> + Send;
-    /// Changes to keys with `prefix` after `from`, in order, then live. The channel closes when the reader falls too far behind.
-    fn watch(
-        &self,
-        prefix: &str,
-        from: Revision,
-    ) -> impl Future<Output = Result<mpsc::Receiver<Change>, StoreError>> + Send;
+    /// Changes to keys with `prefix` after `from`, in order, then live. A slow reader slows down nobody else.
+    fn watch(&self, prefix: &str, from: Revision) -> impl Future<Output = Result<Watch, StoreError>> + Send;
     /// The newest revision.
     fn revision(&self) -> Revision;
     /// Forget history before `revision`.

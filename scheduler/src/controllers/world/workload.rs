@@ -1,0 +1,186 @@
+//! Deployments and ReplicaSets. They keep the object's bytes beside the parsed fields: pods and ReplicaSets are made
+//! from the template in them.
+
+use super::{meta::Meta, selector::Selector};
+use crate::controllers::object::{canonical_hash, int, items, string, string_map, text, time_s};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Label that tells the pods of one ReplicaSet of a Deployment from another's.
+pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReplicaSet {
+    pub meta: Meta,
+    pub annotations: BTreeMap<String, String>,
+    pub replicas: i64,
+    pub min_ready_s: i64,
+    pub selector: Selector,
+    /// Hash of the template without [`POD_TEMPLATE_HASH`].
+    pub template_hash: u64,
+    pub template_labels: BTreeMap<String, String>,
+    pub status: ReplicaSetStatus,
+    pub raw: Arc<[u8]>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaSetStatus {
+    pub replicas: i64,
+    pub fully_labeled: i64,
+    pub ready: i64,
+    pub available: i64,
+    pub terminating: i64,
+    pub observed_generation: i64,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Deployment {
+    pub meta: Meta,
+    pub annotations: BTreeMap<String, String>,
+    pub replicas: i64,
+    pub min_ready_s: i64,
+    pub selector: Selector,
+    /// Hash of the template.
+    pub template_hash: u64,
+    pub paused: bool,
+    /// `None`: strategy Recreate.
+    pub rolling: Option<RollingUpdate>,
+    pub history_limit: Option<i64>,
+    /// `None`: progress is not judged.
+    pub progress_deadline_s: Option<i64>,
+    pub status: DeploymentStatus,
+    pub raw: Arc<[u8]>,
+}
+
+/// Numbers or percentages, as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RollingUpdate {
+    pub max_surge: Value,
+    pub max_unavailable: Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentStatus {
+    pub observed_generation: i64,
+    pub replicas: i64,
+    pub updated: i64,
+    pub ready: i64,
+    pub available: i64,
+    pub unavailable: i64,
+    pub terminating: i64,
+    pub collisions: Option<i64>,
+    pub conditions: Vec<Condition>,
+}
+
+/// One of `status.conditions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    pub updated_s: i64,
+    pub changed_s: i64,
+}
+
+impl ReplicaSet {
+    pub fn parse(object: &Value, revision: u64, raw: Arc<[u8]>) -> Self {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        Self {
+            meta: Meta::parse(object, revision),
+            annotations: string_map(&object["metadata"]["annotations"]),
+            replicas: spec["replicas"].as_i64().unwrap_or(1),
+            min_ready_s: int(&spec["minReadySeconds"]),
+            selector: Selector::parse(&spec["selector"]),
+            template_hash: template_hash(&spec["template"]),
+            template_labels: string_map(&spec["template"]["metadata"]["labels"]),
+            status: ReplicaSetStatus {
+                replicas: int(&status["replicas"]),
+                fully_labeled: int(&status["fullyLabeledReplicas"]),
+                ready: int(&status["readyReplicas"]),
+                available: int(&status["availableReplicas"]),
+                terminating: int(&status["terminatingReplicas"]),
+                observed_generation: int(&status["observedGeneration"]),
+                conditions: items(&status["conditions"]).iter().map(Condition::parse).collect(),
+            },
+            raw,
+        }
+    }
+
+    /// The whole object again.
+    pub fn object(&self) -> Value {
+        serde_json::from_slice(&self.raw).unwrap_or_default()
+    }
+}
+
+impl Deployment {
+    pub fn parse(object: &Value, revision: u64, raw: Arc<[u8]>) -> Self {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let strategy = &spec["strategy"];
+        let rolling = &strategy["rollingUpdate"];
+        let quarter = |value: &Value| if value.is_null() { "25%".into() } else { value.clone() };
+        Self {
+            meta: Meta::parse(object, revision),
+            annotations: string_map(&object["metadata"]["annotations"]),
+            replicas: spec["replicas"].as_i64().unwrap_or(1),
+            min_ready_s: int(&spec["minReadySeconds"]),
+            selector: Selector::parse(&spec["selector"]),
+            template_hash: template_hash(&spec["template"]),
+            paused: spec["paused"] == true,
+            rolling: (text(&strategy["type"]) != "Recreate").then(|| RollingUpdate {
+                max_surge: quarter(&rolling["maxSurge"]),
+                max_unavailable: quarter(&rolling["maxUnavailable"]),
+            }),
+            history_limit: spec["revisionHistoryLimit"].as_i64(),
+            progress_deadline_s: spec["progressDeadlineSeconds"]
+                .as_i64()
+                .filter(|&seconds| seconds < i64::from(i32::MAX)),
+            status: DeploymentStatus {
+                observed_generation: int(&status["observedGeneration"]),
+                replicas: int(&status["replicas"]),
+                updated: int(&status["updatedReplicas"]),
+                ready: int(&status["readyReplicas"]),
+                available: int(&status["availableReplicas"]),
+                unavailable: int(&status["unavailableReplicas"]),
+                terminating: int(&status["terminatingReplicas"]),
+                collisions: status["collisionCount"].as_i64(),
+                conditions: items(&status["conditions"]).iter().map(Condition::parse).collect(),
+            },
+            raw,
+        }
+    }
+
+    /// The whole object again.
+    pub fn object(&self) -> Value {
+        serde_json::from_slice(&self.raw).unwrap_or_default()
+    }
+}
+
+impl Condition {
+    pub fn parse(value: &Value) -> Self {
+        let changed_s = time_s(&value["lastTransitionTime"]).unwrap_or_default();
+        Self {
+            kind: string(&value["type"]),
+            status: string(&value["status"]),
+            reason: string(&value["reason"]),
+            message: string(&value["message"]),
+            updated_s: time_s(&value["lastUpdateTime"]).unwrap_or(changed_s),
+            changed_s,
+        }
+    }
+}
+
+/// Hash of a pod template without the label that is derived from it.
+pub fn template_hash(template: &Value) -> u64 {
+    let hash_label = &template["metadata"]["labels"][POD_TEMPLATE_HASH];
+    if hash_label.is_null() {
+        return canonical_hash(template);
+    }
+    let mut template = template.clone();
+    if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
+        labels.remove(POD_TEMPLATE_HASH);
+    }
+    canonical_hash(&template)
+}

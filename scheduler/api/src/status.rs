@@ -11,7 +11,7 @@ pub struct Status {
     pub code: u16,
     pub reason: &'static str,
     pub message: String,
-    pub details: Details,
+    pub details: Box<Details>,
 }
 
 /// What a failed request was about.
@@ -43,12 +43,12 @@ pub struct FieldError {
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Details::default() }
+        Self { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn about(self, resource: &Resource, name: &str) -> Self {
         let (kind, group) = (resource.plural.into(), resource.group.into());
-        Self { details: Details { name: name.into(), group, kind, ..Details::default() }, ..self }
+        Self { details: Box::new(Details { name: name.into(), group, kind, ..Details::default() }), ..self }
     }
 
     pub fn not_found(resource: &Resource, name: &str) -> Self {

@@ -1,1 +1,3 @@
-//! (empty)
+//! The Kubernetes REST API over HTTPS.
+
+pub mod streams;

@@ -1,0 +1,139 @@
+//! Making processes, and handles on them that a recycled pid cannot fool.
+
+use crate::check;
+use std::{
+    fs, io, mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr,
+};
+
+/// libc has it as an `int`, into which it does not fit (clone3(2)).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Clone {
+    /// The new process. It must end by exec or exit, not by returning to the caller's caller.
+    Child,
+    /// The old one.
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// Makes a child as fork(2) does, in new namespaces and, with `cgroup`, in that cgroup v2 from its first instruction.
+///
+/// - `namespaces`: `CLONE_NEW*` flags.
+/// - Errors: `InvalidInput` when this process has other threads (their locks would stay held in the child),
+///   otherwise as clone3(2). Linux 5.7+.
+pub fn clone3(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
+    refuse_threads()?;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is plain integers, for which all zeroes is the documented default.
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = namespaces as u32 as u64 | libc::CLONE_PIDFD as u64;
+    args.pidfd = ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM and with no stack given this is fork: the child gets a copy of everything. There is only
+    // this thread, so no lock is held by one that does not exist in the child. `args` and `pidfd` live across the call.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), mem::size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(Clone::Child);
+    }
+    // SAFETY: the kernel has stored a new descriptor that nothing else owns.
+    Ok(Clone::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// fork(2) with a pidfd. Errors as [`clone3`].
+pub fn fork() -> io::Result<Clone> {
+    clone3(0, None)
+}
+
+fn refuse_threads() -> io::Result<()> {
+    let threads = fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "fork in a process with threads"))
+    }
+}
+
+/// A descriptor for the process, pidfd_open(2). Errors: `ESRCH` no such process. Linux 5.3+.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and touches no memory of ours.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends `signal` to the process behind `pidfd`, so a recycled pid is never hit.
+///
+/// Errors: `ESRCH` already reaped, `EPERM` not ours. Linux 5.1+; pidfd_send_signal(2).
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let (fd, no_info, flags) = (pidfd.as_raw_fd(), ptr::null::<libc::siginfo_t>(), 0u32);
+    // SAFETY: `fd` is open for the whole call because `pidfd` borrows it; a null siginfo and zero flags are allowed by the
+    // man page; the kernel writes to no memory of ours.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, flags) }).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec; close_range(2), Linux 5.11+.
+pub fn close_on_exec_from(first: i32) -> io::Result<()> {
+    // SAFETY: only flags of descriptors change, none is closed.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
+}
+
+/// Makes the terminal behind `fd` the controlling one of this session, ioctl_tty(2) `TIOCSCTTY`.
+pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the ioctl takes an integer and touches no memory of ours.
+    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) })).map(drop)
+}
+
+/// Sets the size of a terminal in characters, ioctl_tty(2) `TIOCSWINSZ`.
+pub fn set_window_size(fd: BorrowedFd<'_>, width: u16, height: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one winsize, which lives across the call.
+    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, ptr::from_ref(&size)) })).map(drop)
+}
+
+/// Adds a capability to the ambient set, capabilities(7). Errors: `EPERM` not permitted and inheritable.
+pub fn raise_ambient(capability: u8) -> io::Result<()> {
+    // SAFETY: prctl with integers only.
+    check(i64::from(unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+        )
+    }))
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_does_not_fork() {
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || receive.recv());
+        let err = fork().expect_err("there is a second thread");
+        assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
+        drop(send);
+        assert!(thread.join().expect("ends").is_err());
+    }
+
+    #[test]
+    fn a_reaped_process_is_not_signalled() {
+        let mut child = std::process::Command::new("true").spawn().expect("starts");
+        let pidfd = pidfd_open(child.id() as i32).expect("opened");
+        child.wait().expect("waited");
+        let err = pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), 0).expect_err("gone");
+        assert_eq!(err.raw_os_error(), Some(libc::ESRCH));
+    }
+}

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod defaults;
+pub mod patch;
 mod qos;
 pub mod resource;
 mod status;

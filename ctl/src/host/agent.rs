@@ -1,0 +1,29 @@
+//! Talking to the agent of this host over its socket, without the API server.
+
+use crate::error::{CtlError, failed};
+use agent_protocol::{LocalReply, LocalRequest, MAGIC, VERSIONS};
+use std::{os::unix::net::UnixStream, path::Path};
+
+/// A connection that has carried its one request.
+pub struct Agent {
+    stream: UnixStream,
+}
+
+impl Agent {
+    /// Sends `request` to the agent behind `<run_dir>/agent.sock`.
+    pub fn ask(run_dir: &Path, request: &LocalRequest) -> Result<Self, CtlError> {
+        let path = run_dir.join("agent.sock");
+        let unreachable = |why: String| {
+            failed(format!("no agent answers at {}: {why}; `ctl up` starts it", path.display()))
+        };
+        let mut stream = UnixStream::connect(&path).map_err(|err| unreachable(err.to_string()))?;
+        codec::exchange(&mut stream, MAGIC, &VERSIONS).map_err(|err| unreachable(err.to_string()))?;
+        codec::write_frame(&mut stream, request).map_err(|err| unreachable(err.to_string()))?;
+        Ok(Self { stream })
+    }
+
+    /// The next reply.
+    pub fn reply(&mut self) -> Result<LocalReply, CtlError> {
+        codec::read_frame(&mut self.stream).map_err(|err| failed(format!("the agent hung up: {err}")))
+    }
+}

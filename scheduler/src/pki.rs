@@ -129,6 +129,13 @@ pub fn user(certificate: &CertificateDer<'_>) -> Option<User> {
     Some(User { name, groups: subject.iter_organization().filter_map(text).collect() })
 }
 
+impl Pki {
+    /// The authority's certificate for rustls.
+    pub fn ca_der(&self) -> Result<CertificateDer<'static>, String> {
+        CertificateDer::from_pem_slice(self.ca.as_bytes()).map_err(|error| error.to_string())
+    }
+}
+
 impl Pair {
     /// Decodes for rustls.
     pub fn der(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), String> {

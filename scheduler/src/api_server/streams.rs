@@ -23,3 +23,18 @@ pub trait Streams: Send + Sync + 'static {
         request: StreamRequest,
     ) -> Pin<Box<dyn Future<Output = Result<NodeStream, Status>> + Send + 'a>>;
 }
+
+/// A cluster without nodes.
+pub struct NoNodes;
+
+impl Streams for NoNodes {
+    fn open<'a>(
+        &'a self,
+        node: &'a str,
+        _: StreamRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<NodeStream, Status>> + Send + 'a>> {
+        Box::pin(async move {
+            Err(Status::new(503, "ServiceUnavailable", format!("node {node} is not connected")))
+        })
+    }
+}

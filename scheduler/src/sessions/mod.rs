@@ -1,1 +1,2 @@
-//! (empty)
+//! Sessions.
+pub mod resolve;

@@ -124,6 +124,8 @@ pub struct Note {
     /// `{name}` stands for the name of the object that a [`Write::Create`] made.
     pub message: String,
     pub component: &'static str,
+    /// The node it was seen on; empty for the control plane.
+    pub host: String,
 }
 
 /// The object an Event is about.
@@ -156,6 +158,7 @@ impl Regarding {
             reason: reason.to_owned(),
             message: message.into(),
             component,
+            host: String::new(),
         }
     }
 

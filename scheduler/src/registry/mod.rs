@@ -79,6 +79,11 @@ impl Registry {
         self.0.store.revision()
     }
 
+    /// The store underneath, for what reads across resources; writes go through the registry.
+    pub(crate) fn store(&self) -> &Embedded {
+        &self.0.store
+    }
+
     pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Value, Status> {
         let entry = self.entry(resource, namespace, name).await?;
         Ok(object::decode(&entry.value, entry.revision))

@@ -152,7 +152,7 @@ impl Rollout<'_> {
 
     /// Deletes the oldest revisions beyond `revisionHistoryLimit` that have no pods.
     pub fn remove_old_revisions(&mut self) {
-        let Some(limit) = self.deployment.history_limit else { return };
+        let limit = self.deployment.history_limit;
         let mut old: Vec<&Set> = (0..self.sets.len())
             .filter(|&index| Some(index) != self.new)
             .map(|index| &self.sets[index])

@@ -46,7 +46,7 @@ pub struct Deployment {
     pub paused: bool,
     /// `None`: strategy Recreate.
     pub rolling: Option<RollingUpdate>,
-    pub history_limit: Option<i64>,
+    pub history_limit: i64,
     /// `None`: progress is not judged.
     pub progress_deadline_s: Option<i64>,
     pub status: DeploymentStatus,
@@ -133,9 +133,8 @@ impl Deployment {
                 max_surge: quarter(&rolling["maxSurge"]),
                 max_unavailable: quarter(&rolling["maxUnavailable"]),
             }),
-            history_limit: spec["revisionHistoryLimit"].as_i64(),
-            progress_deadline_s: spec["progressDeadlineSeconds"]
-                .as_i64()
+            history_limit: spec["revisionHistoryLimit"].as_i64().unwrap_or(10),
+            progress_deadline_s: Some(spec["progressDeadlineSeconds"].as_i64().unwrap_or(600))
                 .filter(|&seconds| seconds < i64::from(i32::MAX)),
             status: DeploymentStatus {
                 observed_generation: int(&status["observedGeneration"]),

@@ -1,49 +1,18 @@
-//! `portforward` over the protocols `v5.channel.k8s.io` and `v4.channel.k8s.io`: port number i has the channels 2i for
-//! data and 2i+1 for errors, and the server first sends the port on both, little-endian.
+//! Port-forwarding over the protocols `v5.channel.k8s.io` and `v4.channel.k8s.io`: port number i has the channels 2i
+//! for data and 2i+1 for errors, and the server first sends the port on both, little-endian.
 
 use super::{
-    Server,
-    exec::{on_channel, upgrade},
-    logs::pod_place,
-    request::Target,
-    response::Answer,
-    router::Call,
-    streams::NodeStream,
+    super::{exec::on_channel, streams::NodeStream},
+    FRAME_BYTES,
 };
-use agent_protocol::{StreamFrame, StreamRequest};
-use api::{Status, resource};
+use agent_protocol::StreamFrame;
 use axum::extract::ws::{Message, WebSocket};
 use futures_util::{SinkExt, StreamExt, future};
 use tokio::sync::mpsc;
 
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-const PORTS_MAX: usize = 32;
-const FRAME_BYTES: usize = 32 << 10;
 const CLOSE: u8 = 255;
 
-impl Server {
-    pub(super) async fn port_forward(&self, target: &Target, call: Call) -> Result<Answer, Status> {
-        let pod = self.registry().get(&resource::PODS, &target.namespace, &target.name).await?;
-        let (node, pod_uid) = pod_place(&pod).ok_or_else(|| {
-            Status::bad_request(format!("pod {} does not have a host assigned", target.name))
-        })?;
-        let ports = call.query.all("ports").flat_map(|ports| ports.split(','));
-        let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).take(PORTS_MAX).collect();
-        let mut parts = call.parts;
-        let upgrade = upgrade(&mut parts, &PROTOCOLS).await?;
-        if ports.is_empty() {
-            return Err(Status::bad_request("ports: Required value"));
-        }
-        let mut streams = Vec::new();
-        for port in &ports {
-            let request = StreamRequest::PortForward { pod_uid: pod_uid.clone(), port: *port };
-            streams.push(self.0.streams.open(&node, request).await?);
-        }
-        Ok(upgrade.on_upgrade(move |socket| pump(socket, ports, streams)))
-    }
-}
-
-async fn pump(socket: WebSocket, ports: Vec<u16>, streams: Vec<NodeStream>) {
+pub async fn serve(socket: WebSocket, ports: Vec<u16>, streams: Vec<NodeStream>) {
     let (mut output, mut input) = socket.split();
     for (index, port) in (0u8..).zip(&ports) {
         for channel in [2 * index, 2 * index + 1] {

@@ -6,8 +6,9 @@ use clap::Parser;
 use scheduler::{
     api_server::{Certificates, Listener, Server},
     clock::Clock,
-    notify, pki,
+    controllers, notify, pki,
     registry::{self, Cidr, Registry},
+    sessions,
     store::Embedded,
 };
 use std::{
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let clock = Clock::default();
     fs::create_dir_all(&args.state_dir).with_context(|| format!("create {}", args.state_dir.display()))?;
+    fs::create_dir_all(&args.run_dir).with_context(|| format!("create {}", args.run_dir.display()))?;
     let store = Embedded::open(&args.state_dir.join("store.redb"))?;
     let config = registry::Config { service_cidr: args.service_cidr, clock: clock.clone() };
     let registry = Registry::new(store, config);
@@ -97,7 +99,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     registry.bootstrap(advertise, address.port()).await.context("create the cluster's first objects")?;
     let url = kubeconfig_url(address);
     pki::write_private(&args.kubeconfig, pki::kubeconfig(&pki, &url).as_bytes())?;
-    let server = Server::new(registry.clone(), Arc::new(scheduler::api_server::streams::NoNodes));
+    let streams = controllers::run(registry.clone(), control_config(&args)).await?;
+    let server = Server::new(registry.clone(), Arc::new(streams));
     info!(url, revision = registry.revision(), kubeconfig = %args.kubeconfig.display(), "serving");
     notify::ready();
 
@@ -124,6 +127,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
         _ = interrupt.recv() => info!("SIGINT"),
     }
     Ok(())
+}
+
+fn control_config(args: &Args) -> controllers::Config {
+    let sessions = sessions::Config {
+        socket: args.run_dir.join("scheduler.sock"),
+        cluster_cidr: args.cluster_cidr.network(),
+        service_cidr: args.service_cidr.network(),
+        dns: args.service_cidr.host(10),
+        domain: "cluster.local".to_owned(),
+    };
+    controllers::Config { sessions, node_grace_s: i64::try_from(args.node_grace_s).unwrap_or(i64::MAX) }
 }
 
 /// Every name and address that clients may use for the API.

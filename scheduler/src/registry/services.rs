@@ -52,6 +52,11 @@ impl fmt::Display for Cidr {
 }
 
 impl Cidr {
+    /// First address and prefix length.
+    pub fn network(&self) -> (Ipv4Addr, u8) {
+        (Ipv4Addr::from(self.base), self.prefix_bits)
+    }
+
     /// The `number`th address.
     pub fn host(&self, number: u32) -> Ipv4Addr {
         Ipv4Addr::from(self.base + number)

@@ -57,7 +57,9 @@ struct Args {
     log: String,
 }
 
-/// Days between looks at how long the certificates last.
+/// Threads that read long lists; each may keep memory of its own.
+const BLOCKING_THREADS: usize = 2;
+/// How often the certificates are looked at.
 const RENEWAL_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ExitCode {
@@ -70,7 +72,10 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build();
     let done = runtime.context("start the runtime").and_then(|runtime| runtime.block_on(run(args)));
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,10 +13,15 @@ use super::{
     history::{self, History},
     writer,
 };
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    backends::{FileBackend, InMemoryBackend},
+};
 use std::{
     collections::BTreeMap,
+    fs::File,
     ops::Bound,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
@@ -50,18 +55,25 @@ struct Inner {
 impl Embedded {
     /// Opens or creates the file; an interrupted transaction is undone by redb.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| StoreError::Backend(format!("open {}: {error}", path.display())))?;
-        Self::start(db)
+        let failed =
+            |error: &dyn std::fmt::Display| StoreError::Backend(format!("open {}: {error}", path.display()));
+        // Secrets are in it: nobody but its owner may read it.
+        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.map_err(|error| failed(&error))?;
+        // A new file's name has to survive power loss as well as its content.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| failed(&error))?;
+        let file = FileBackend::new(file).map_err(|error| failed(&error))?;
+        let mut builder = Database::builder();
+        let db = builder.set_cache_size(CACHE_BYTES).create_with_backend(file);
+        Self::start(db.map_err(|error| failed(&error))?)
     }
 
     /// A store that is gone when it is dropped.
     pub fn in_memory() -> Result<Self, StoreError> {
         let db = Database::builder()
             .set_cache_size(CACHE_BYTES)
-            .create_with_backend(redb::backends::InMemoryBackend::new())
+            .create_with_backend(InMemoryBackend::new())
             .map_err(backend)?;
         Self::start(db)
     }

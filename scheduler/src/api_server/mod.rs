@@ -49,3 +49,6 @@ impl Server {
         &self.0.registry
     }
 }
+
+#[cfg(test)]
+mod tests;

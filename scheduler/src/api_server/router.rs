@@ -130,7 +130,7 @@ fn authorize(call: &Call, target: &Target) -> Result<(), Status> {
     if call.user.groups.iter().any(|group| group == MASTERS) {
         return Ok(());
     }
-    let verb = call.parts.method.as_str().to_lowercase();
+    let verb = verb(call, target);
     let scope = match target.scope() {
         Some(namespace) => format!("in the namespace {namespace:?}"),
         None => "at the cluster scope".into(),
@@ -140,6 +140,21 @@ fn authorize(call: &Call, target: &Target) -> Result<(), Status> {
         call.user.name, target.resource.plural, target.resource.group
     );
     Err(Status::forbidden(target.resource, &target.name, &why))
+}
+
+/// The request's verb as RBAC names it.
+fn verb(call: &Call, target: &Target) -> &'static str {
+    let one = !target.name.is_empty();
+    match call.parts.method.as_str() {
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" if one => "delete",
+        "DELETE" => "deletecollection",
+        _ if call.query.flag("watch").unwrap_or(false) => "watch",
+        _ if one => "get",
+        _ => "list",
+    }
 }
 
 pub fn not_found() -> Status {

@@ -1,1 +1,22 @@
-fn main() {}
+//! `wherry-runtime`: an OCI runtime on the command line, and the monitor of pods.
+//!
+//! Flags and messages are runc's where runc has them. Exit codes: 0 done, 1 failed, 2 usage; `run` and `exec` end as their process did, 126 and 127
+//! when it could not be run.
+#![forbid(unsafe_code)]
+
+mod commands;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    match commands::run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(err) => {
+            let message = runtime::container::chain(&err);
+            commands::report(&cli, &message);
+            ExitCode::from(err.exit_code())
+        }
+    }
+}

@@ -99,6 +99,34 @@ pub fn set_window_size(fd: BorrowedFd<'_>, width: u16, height: u16) -> io::Resul
     check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, ptr::from_ref(&size)) })).map(drop)
 }
 
+/// Takes ownership of a descriptor that recvmsg(2) has delivered in `SCM_RIGHTS`.
+///
+/// Panics when no such descriptor is open, or when it is one of the standard streams.
+pub fn own_received(fd: i32) -> OwnedFd {
+    assert!(fd > 2, "descriptor {fd} was not received");
+    // SAFETY: takes two integers and touches no memory of ours.
+    check(i64::from(unsafe { libc::fcntl(fd, libc::F_GETFD) })).expect("a received descriptor is open");
+    // SAFETY: it is open, and the kernel installed it for the receiver of the message alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Opens the other end of the pseudoterminal `master`, without a path that could lead elsewhere; ioctl_tty(2) `TIOCGPTPEER`.
+pub fn terminal_peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (fd, flags) = (master.as_raw_fd(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+    // SAFETY: the ioctl takes an integer and touches no memory of ours.
+    let peer = check(i64::from(unsafe { libc::ioctl(fd, libc::TIOCGPTPEER, flags) }))?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer as i32) })
+}
+
+/// Unlocks the pseudoterminal `master`; ioctl_tty(2) `TIOCSPTLCK`.
+pub fn terminal_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
+    let locked: libc::c_int = 0;
+    // SAFETY: the kernel reads one int, which lives across the call.
+    check(i64::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, ptr::from_ref(&locked)) }))
+        .map(drop)
+}
+
 /// Adds a capability to the ambient set, capabilities(7). Errors: `EPERM` not permitted and inheritable.
 pub fn raise_ambient(capability: u8) -> io::Result<()> {
     // SAFETY: prctl with integers only.

@@ -1,0 +1,153 @@
+//! Running a further process in a container.
+
+use super::{ContainerError, Created, Record, Stdio, io_error, kernel};
+use crate::{
+    cgroup::Cgroup,
+    init::{
+        self, InitError,
+        channel::{self, Channel, FromInit},
+        has_namespace,
+    },
+    mounts::devices,
+    seccomp,
+};
+use nix::{
+    fcntl::{OFlag, open},
+    sched::{CloneFlags, setns},
+    sys::{signal::SigSet, stat::Mode},
+    unistd::setsid,
+};
+use runtime_spec::{
+    ContainerId, Status,
+    oci::{LinuxNamespaceType, Process, Spec},
+};
+use runtime_sys::process::{Clone, clone3, pidfd_open, terminal_peer, terminal_unlock};
+use std::{
+    convert::Infallible,
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+/// What to run, and where.
+#[derive(Debug)]
+pub struct ExecOptions<'a> {
+    pub id: &'a ContainerId,
+    pub state_root: &'a Path,
+    pub process: Process,
+    pub stdio: Stdio,
+    pub preserve_fds: u32,
+}
+
+/// The process of the container's own config.json with other arguments.
+pub fn process_like(spec: &Spec, args: Vec<String>, terminal: bool) -> Process {
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(args)).set_terminal(Some(terminal)).set_console_size(None);
+    process
+}
+
+/// Runs a process in a running container, in all its namespaces and its cgroup; returns when exec has succeeded, or with its error.
+///
+/// The new process is a child of this one, which must have no other thread.
+pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
+    let record = Record::load(options.state_root, options.id)?;
+    let status = record.status(options.state_root);
+    if !matches!(status, Status::Running | Status::Created) {
+        return Err(ContainerError::WrongState { what: "exec in", id: options.id.clone(), status });
+    }
+    let spec = runtime_spec::load(&record.bundle)?;
+    let filters = match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => seccomp::compile(profile).map_err(InitError::from)?,
+        None => Vec::new(),
+    };
+    let container = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;
+    if record.status(options.state_root) == Status::Stopped {
+        return Err(ContainerError::WrongState {
+            what: "exec in",
+            id: options.id.clone(),
+            status: Status::Stopped,
+        });
+    }
+    let cgroup = Cgroup::at(&record.cgroup).open()?;
+    let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
+    // Only children are born into a pid namespace that is joined; so it is joined for as long as one is made.
+    let own = Path::new("/proc/self/ns/pid_for_children");
+    let own_pids = File::open(own).map_err(io_error("open", own))?;
+    setns(&container, CloneFlags::CLONE_NEWPID)
+        .map_err(|err| kernel("join the pid namespace")(err.into()))?;
+    let cloned = clone3(0, Some(cgroup.as_fd()));
+    if let Ok(Clone::Child) = cloned {
+        drop(parent);
+        let Err(err) = run(options, &spec, &container, &filters, &child);
+        // Whoever waits sees the end of this process, if not this.
+        let _ = child.send(&FromInit::Failed { code: err.exit_code(), message: super::chain(&err) });
+        std::process::exit(i32::from(err.exit_code()));
+    }
+    setns(&own_pids, CloneFlags::CLONE_NEWPID)
+        .map_err(|err| kernel("go back to the own pid namespace")(err.into()))?;
+    drop(child);
+    let Clone::Parent { pid, pidfd } = cloned.map_err(kernel("clone3"))? else {
+        return Err(kernel("clone3")(io::ErrorKind::Other.into()));
+    };
+    let terminal = wait_exec(&parent)?;
+    Ok(Created { pid, pidfd, terminal })
+}
+
+/// Waits until exec has closed the child's end of the channel.
+fn wait_exec(channel: &Channel) -> Result<Option<OwnedFd>, ContainerError> {
+    channel.go().map_err(kernel("the new process"))?;
+    let mut terminal = None;
+    loop {
+        match channel.receive() {
+            Ok((FromInit::Failed { code, message }, _)) => {
+                return Err(ContainerError::Init { code, message });
+            }
+            Ok((_, master)) => terminal = master.or(terminal),
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(terminal),
+            Err(err) => return Err(kernel("the new process")(err)),
+        }
+    }
+}
+
+/// In the child: joins the container and becomes the program.
+fn run(
+    options: ExecOptions<'_>,
+    spec: &Spec,
+    container: &OwnedFd,
+    filters: &[seccompiler::BpfProgram],
+    channel: &Channel,
+) -> Result<Infallible, InitError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| InitError::Io { what, source }
+    };
+    channel.wait_go().map_err(io("wait for the parent"))?;
+    SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
+    let mut namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWCGROUP
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWUTS;
+    let user_namespace = has_namespace(spec, LinuxNamespaceType::User);
+    if user_namespace {
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
+    setns(container, namespaces).map_err(|err| io("join the container's namespaces")(err.into()))?;
+    if user_namespace {
+        init::identity::become_root()?;
+    }
+    setsid().map_err(|err| io("setsid")(err.into()))?;
+    if options.process.terminal() == Some(true) {
+        let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|err| io("open the container's root")(err.into()))?;
+        let master = devices::open_ptmx(&root)?;
+        terminal_unlock(master.as_fd()).map_err(io("open a terminal"))?;
+        let slave = terminal_peer(master.as_fd()).map_err(io("open a terminal"))?;
+        channel.send_terminal(&master).map_err(io("hand over the terminal"))?;
+        init::attach_terminal(&master, &slave, Some(&options.process)).map_err(io("attach the terminal"))?;
+    } else {
+        init::attach_stdio(options.stdio).map_err(io("attach the standard streams"))?;
+    }
+    init::become_program(&options.process, filters, options.preserve_fds)
+}

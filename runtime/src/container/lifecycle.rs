@@ -1,0 +1,160 @@
+//! What can be done with a container that exists.
+
+use super::{ContainerError, Record, View, io_error, kernel};
+use crate::{cgroup::Cgroup, clock, hooks};
+use nix::sys::signal::{Signal, kill};
+use runtime_spec::{ContainerId, Status};
+use runtime_sys::process::{pidfd_open, pidfd_send_signal};
+use std::{
+    fs, io,
+    io::Read,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long a killed first process may take to end.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs the program of a created container; returns when exec has succeeded, or with its error (126, 127).
+pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
+    let record = expect(state_root, id, "start", |status| status == Status::Created)?;
+    let dir = Record::dir(state_root, id);
+    let handle = fs::File::open(&dir).map_err(io_error("open", &dir))?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/start.sock", handle.as_raw_fd()));
+    let mut init =
+        UnixStream::connect(path).map_err(kernel("the container's first process does not answer"))?;
+    // From here on it is started, whatever becomes of us.
+    let socket = Record::start_socket(state_root, id);
+    fs::remove_file(&socket).map_err(io_error("remove", socket))?;
+    let mut answer = Vec::new();
+    init.read_to_end(&mut answer).map_err(kernel("the container's first process"))?;
+    if let Some((&code, message)) = answer.split_first() {
+        return Err(ContainerError::Init { code, message: String::from_utf8_lossy(message).into_owned() });
+    }
+    let hooks = runtime_spec::load(&record.bundle).ok().and_then(|spec| spec.hooks().clone());
+    let poststart = hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    Ok(hooks::run("poststart", poststart, &record.oci(Status::Running))?)
+}
+
+/// Sends a signal to the first process, or with `all` to every process; a stopped container is an error unless `all`.
+pub fn signal(state_root: &Path, id: &ContainerId, signal: Signal, all: bool) -> Result<(), ContainerError> {
+    let running = |status| matches!(status, Status::Created | Status::Running | Status::Paused);
+    if all {
+        let record = Record::load(state_root, id)?;
+        let cgroup = Cgroup::at(&record.cgroup);
+        if signal == Signal::SIGKILL {
+            return Ok(cgroup.kill()?);
+        }
+        for pid in cgroup.processes() {
+            // One that has just ended needs no signal.
+            let _ = kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
+        return Ok(());
+    }
+    let record = expect(state_root, id, "signal", running)?;
+    let pidfd = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;
+    // The descriptor is of the right process if that one still is after it was opened.
+    expect(state_root, id, "signal", running)?;
+    pidfd_send_signal(pidfd.as_fd(), signal as i32).map_err(kernel(format!("send {signal}")))
+}
+
+/// Removes a stopped container, or with `force` any: processes, cgroup, then what is on disk. With `force`, absent is success.
+pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), ContainerError> {
+    let record = match Record::load(state_root, id) {
+        Err(ContainerError::Absent { .. }) if force => return Ok(()),
+        record => record?,
+    };
+    let status = record.status(state_root);
+    if !force && !matches!(status, Status::Stopped | Status::Creating) {
+        return Err(ContainerError::WrongState { what: "delete", id: id.clone(), status });
+    }
+    if status != Status::Stopped && record.pid != 0 {
+        stop(&record, state_root)?;
+    }
+    if !record.cgroup.as_os_str().is_empty() {
+        Cgroup::at(&record.cgroup).remove()?;
+    }
+    let hooks = runtime_spec::load(&record.bundle).ok().and_then(|spec| spec.hooks().clone());
+    let poststop = hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
+    // A hook that fails is reported by its own output; the container goes all the same (runtime.md, step 13).
+    let _ = hooks::run("poststop", poststop, &record.oci(Status::Stopped));
+    let dir = Record::dir(state_root, id);
+    match fs::remove_dir_all(&dir) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", dir)(err)),
+        _ => Ok(()),
+    }
+}
+
+/// Kills the first process by descriptor and waits for its end.
+fn stop(record: &Record, state_root: &Path) -> Result<(), ContainerError> {
+    let cgroup = Cgroup::at(&record.cgroup);
+    if cgroup.frozen() {
+        cgroup.freeze(false)?;
+    }
+    if let Ok(pidfd) = pidfd_open(record.pid)
+        && record.status(state_root) != Status::Stopped
+    {
+        match pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
+            Err(err) if err.raw_os_error() != Some(libc::ESRCH) => return Err(kernel("send SIGKILL")(err)),
+            _ => {}
+        }
+    }
+    if clock::retry(STOP_WAIT, || record.status(state_root) == Status::Stopped) {
+        return Ok(());
+    }
+    let why = io::Error::new(
+        io::ErrorKind::TimedOut,
+        "it does not end, not even by SIGKILL; it may wait for a device",
+    );
+    Err(kernel(format!("kill process {}", record.pid))(why))
+}
+
+/// The container and its status now.
+pub fn state(state_root: &Path, id: &ContainerId) -> Result<View, ContainerError> {
+    let record = Record::load(state_root, id)?;
+    let status = record.status(state_root);
+    Ok(View { record, status })
+}
+
+/// Every container below `state_root`, by id.
+pub fn list(state_root: &Path) -> Result<Vec<View>, ContainerError> {
+    let entries = match fs::read_dir(state_root) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error("list", state_root))?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok());
+    let mut views: Vec<View> = names.filter_map(|id| state(state_root, &id).ok()).collect();
+    views.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+    Ok(views)
+}
+
+/// Freezes every process of a running container.
+pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
+    let record =
+        expect(state_root, id, "pause", |status| matches!(status, Status::Running | Status::Created))?;
+    Ok(Cgroup::at(&record.cgroup).freeze(true)?)
+}
+
+pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
+    let record = expect(state_root, id, "resume", |status| status == Status::Paused)?;
+    Ok(Cgroup::at(&record.cgroup).freeze(false)?)
+}
+
+fn expect(
+    state_root: &Path,
+    id: &ContainerId,
+    what: &'static str,
+    allowed: impl Fn(Status) -> bool,
+) -> Result<Record, ContainerError> {
+    let record = Record::load(state_root, id)?;
+    let status = record.status(state_root);
+    if allowed(status) {
+        Ok(record)
+    } else {
+        Err(ContainerError::WrongState { what, id: id.clone(), status })
+    }
+}

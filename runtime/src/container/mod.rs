@@ -1,0 +1,89 @@
+//! A container's life: create, start, signal, exec, delete; and what of it is on disk.
+//!
+//! On disk: `<state root>/<id>/{state.json, start.sock}`. The directory is made first and removed last, so whatever a crash leaves is found by
+//! [`delete`]. A created container's first process waits in accept(2) on `start.sock`, which works from any process; once the socket is gone the
+//! program runs.
+
+mod create;
+mod exec;
+mod lifecycle;
+mod record;
+
+pub use crate::{init::Stdio, mounts::Overlay};
+pub use create::{CreateOptions, create};
+pub use exec::{ExecOptions, exec, process_like};
+pub use lifecycle::{delete, list, pause, resume, signal, start, state};
+pub use record::{Record, View};
+
+use crate::{cgroup::CgroupError, hooks::HookError, init::InitError};
+use runtime_spec::{ContainerId, SpecError, Status};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
+
+/// A process that was made.
+#[derive(Debug)]
+pub struct Created {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// Master of the terminal, when config.json asks for one.
+    pub terminal: Option<OwnedFd>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error("container with id {id} already exists")]
+    Exists { id: ContainerId },
+    #[error("container {id:?} does not exist")]
+    Absent { id: String },
+    #[error("cannot {what} container {id}: it is {status}")]
+    WrongState { what: &'static str, id: ContainerId, status: Status },
+    /// The container's first process, or the process of an exec, could not be made ready or run; its own words.
+    #[error("{message}")]
+    Init { code: u8, message: String },
+    #[error("{what} {}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{what}")]
+    Kernel { what: String, source: io::Error },
+}
+
+impl ContainerError {
+    /// What the process ends with that only ran this: 126 and 127 as a shell has them, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Init { code, .. } => *code,
+            _ => 1,
+        }
+    }
+}
+
+impl From<InitError> for ContainerError {
+    fn from(err: InitError) -> Self {
+        Self::Init { code: err.exit_code(), message: chain(&err) }
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(err: &dyn std::error::Error) -> String {
+    let mut line = err.to_string();
+    let mut source = err.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}
+
+fn io_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ContainerError {
+    let path = path.into();
+    move |source| ContainerError::Io { what, path, source }
+}
+
+fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> ContainerError {
+    let what = what.into();
+    move |source| ContainerError::Kernel { what, source }
+}

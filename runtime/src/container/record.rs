@@ -1,0 +1,112 @@
+//! What is kept about a container on disk, and what it tells about its state.
+
+use super::{ContainerError, io_error};
+use crate::cgroup::Cgroup;
+use runtime_spec::{ContainerId, State, Status};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// A container as `state.json` has it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub id: ContainerId,
+    pub bundle: PathBuf,
+    /// 0 until the first process exists.
+    pub pid: i32,
+    /// Clock ticks from boot to the process's start, by which a recycled pid is told.
+    pub started_ticks: u64,
+    pub cgroup: PathBuf,
+    pub created_ns: u64,
+    pub annotations: BTreeMap<String, String>,
+    /// uid that created it.
+    pub owner: u32,
+}
+
+/// A container as `list` shows it.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub record: Record,
+    pub status: Status,
+}
+
+impl Record {
+    pub fn dir(state_root: &Path, id: &ContainerId) -> PathBuf {
+        state_root.join(id.as_ref())
+    }
+
+    pub fn start_socket(state_root: &Path, id: &ContainerId) -> PathBuf {
+        Self::dir(state_root, id).join("start.sock")
+    }
+
+    /// Writes the record, whole or not at all.
+    pub fn save(&self, state_root: &Path) -> Result<(), ContainerError> {
+        let dir = Self::dir(state_root, &self.id);
+        let (path, temporary) = (dir.join("state.json"), dir.join("state.json.new"));
+        let text = json!({
+            "bundle": self.bundle, "pid": self.pid, "startedTicks": self.started_ticks, "cgroup": self.cgroup,
+            "createdNs": self.created_ns, "annotations": self.annotations, "owner": self.owner,
+        });
+        let written =
+            File::create(&temporary).and_then(|mut file| file.write_all(text.to_string().as_bytes()));
+        written.and_then(|()| fs::rename(&temporary, &path)).map_err(io_error("write", path))
+    }
+
+    /// Reads the record. A container whose creation was cut short before there was one has a record with nothing in it.
+    pub fn load(state_root: &Path, id: &ContainerId) -> Result<Self, ContainerError> {
+        let dir = Self::dir(state_root, id);
+        if !dir.is_dir() {
+            return Err(ContainerError::Absent { id: id.to_string() });
+        }
+        let path = dir.join("state.json");
+        let value: Value = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|err| io_error("parse", &path)(io::Error::other(err)))?,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Value::Null,
+            Err(err) => return Err(io_error("read", path)(err)),
+        };
+        let text = |field: &str| PathBuf::from(value[field].as_str().unwrap_or_default());
+        Ok(Self {
+            id: id.clone(),
+            bundle: text("bundle"),
+            pid: value["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0),
+            started_ticks: value["startedTicks"].as_u64().unwrap_or(0),
+            cgroup: text("cgroup"),
+            created_ns: value["createdNs"].as_u64().unwrap_or(0),
+            annotations: serde_json::from_value(value["annotations"].clone()).unwrap_or_default(),
+            owner: value["owner"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0),
+        })
+    }
+
+    /// Where the container is in its life, by what the kernel says of its process.
+    pub fn status(&self, state_root: &Path) -> Status {
+        if self.pid == 0 {
+            return Status::Creating;
+        }
+        if start_ticks(self.pid) != Some(self.started_ticks) {
+            return Status::Stopped;
+        }
+        if Cgroup::at(&self.cgroup).frozen() {
+            return Status::Paused;
+        }
+        if Self::start_socket(state_root, &self.id).exists() { Status::Created } else { Status::Running }
+    }
+
+    /// The OCI state document.
+    pub fn oci(&self, status: Status) -> State<'_> {
+        let pid = if status == Status::Stopped { 0 } else { self.pid };
+        State { id: &self.id, status, pid, bundle: &self.bundle, annotations: &self.annotations }
+    }
+}
+
+/// Start of a process in clock ticks since boot (field 22 of proc_pid_stat(5)); `None` when it has ended.
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    (state != "Z" && state != "X").then(|| fields.nth(18)?.parse().ok())?
+}

@@ -1,0 +1,182 @@
+//! Who a process is: limits, ids, capabilities, working directory. In an order that is pinned by what the kernel still allows.
+
+use caps::{CapSet, Capability as Cap, CapsHashSet};
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+    },
+    unistd::{Gid, Uid, chdir, getcwd, setgroups, setresgid, setresuid},
+};
+use runtime_spec::oci::{Capabilities, PosixRlimit, PosixRlimitType, Process};
+use std::{fs, io, path::PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("process.rlimits: {kind} soft {soft} hard {hard}{}", hint(source))]
+    Rlimit { kind: String, soft: u64, hard: u64, source: Errno },
+    #[error("process.oomScoreAdj: {value}")]
+    OomScore { value: i32, source: io::Error },
+    #[error("process.user: {what}")]
+    User { what: String, source: Errno },
+    #[error("process.capabilities: {set:?}")]
+    Capabilities { set: CapSet, source: caps::errors::CapsError },
+    #[error("process.capabilities: ambient {name}")]
+    Ambient { name: String, source: io::Error },
+    #[error("process.cwd: {}", path.display())]
+    Cwd { path: PathBuf, source: Errno },
+    #[error("process.noNewPrivileges")]
+    NoNewPrivileges(#[source] Errno),
+}
+
+fn hint(source: &Errno) -> &'static str {
+    if *source == Errno::EPERM {
+        ": raising a hard limit needs CAP_SYS_RESOURCE, which this host does not give"
+    } else {
+        ""
+    }
+}
+
+/// Resource limits and the OOM score.
+pub fn limits(process: &Process) -> Result<(), IdentityError> {
+    process.rlimits().iter().flatten().try_for_each(rlimit)?;
+    let Some(value) = process.oom_score_adj() else { return Ok(()) };
+    fs::write("/proc/self/oom_score_adj", value.to_string())
+        .map_err(|source| IdentityError::OomScore { value, source })
+}
+
+fn rlimit(limit: &PosixRlimit) -> Result<(), IdentityError> {
+    let resource = match limit.typ() {
+        PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
+    };
+    let (soft, hard) = (limit.soft(), limit.hard());
+    setrlimit(resource, soft, hard).map_err(|source| IdentityError::Rlimit {
+        kind: limit.typ().to_string(),
+        soft,
+        hard,
+        source,
+    })
+}
+
+pub fn no_new_privileges() -> Result<(), IdentityError> {
+    prctl::set_no_new_privs().map_err(IdentityError::NoNewPrivileges)
+}
+
+/// Root of a new user namespace, once it has its maps.
+pub fn become_root() -> Result<(), IdentityError> {
+    let user = |what: &str| {
+        let what = what.to_owned();
+        move |source| IdentityError::User { what, source }
+    };
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid).map_err(user("gid 0"))?;
+    setresuid(uid, uid, uid).map_err(user("uid 0"))
+}
+
+/// Takes on capabilities, groups, ids and the working directory of config.json. After it the process may do no more than its program.
+pub fn assume(process: &Process) -> Result<(), IdentityError> {
+    let user = process.user();
+    let failed = |what: String| move |source| IdentityError::User { what, source };
+    let listed = process.capabilities().as_ref();
+    let set = |names: Option<&Option<Capabilities>>| -> CapsHashSet {
+        names
+            .and_then(Option::as_ref)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| caps::to_canonical(&name.to_string()).parse::<Cap>().ok())
+            .collect()
+    };
+    if let Some(listed) = listed {
+        bound(&set(Some(listed.bounding())))?;
+    }
+    // Without this, setuid would empty the permitted set.
+    prctl::set_keepcaps(true).map_err(failed("keep capabilities".to_owned()))?;
+    let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
+    set_groups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    setresgid(gid, gid, gid).map_err(failed(format!("gid {gid}")))?;
+    setresuid(uid, uid, uid).map_err(failed(format!("uid {uid}")))?;
+    prctl::set_keepcaps(false).map_err(failed("keep capabilities".to_owned()))?;
+    if let Some(umask) = user.umask() {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+    } else {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    }
+    enter(process)?;
+    let Some(listed) = listed else { return Ok(()) };
+    let (effective, inheritable) = (set(Some(listed.effective())), set(Some(listed.inheritable())));
+    let permitted: CapsHashSet = set(Some(listed.permitted()));
+    // What goes is dropped last from permitted, or the others could not be set.
+    for (kind, value) in [
+        (CapSet::Effective, &effective),
+        (CapSet::Permitted, &permitted),
+        (CapSet::Inheritable, &inheritable),
+    ] {
+        let now = caps::read(None, CapSet::Permitted).unwrap_or_default();
+        let allowed: CapsHashSet = value.intersection(&now).copied().collect();
+        caps::set(None, kind, &allowed)
+            .map_err(|source| IdentityError::Capabilities { set: kind, source })?;
+    }
+    for capability in set(Some(listed.ambient())) {
+        let raised = runtime_sys::process::raise_ambient(capability.index());
+        raised.map_err(|source| IdentityError::Ambient { name: capability.to_string(), source })?;
+    }
+    Ok(())
+}
+
+/// Limits the bounding set for good. What the host itself lacks cannot be given.
+fn bound(wanted: &CapsHashSet) -> Result<(), IdentityError> {
+    let now = caps::read(None, CapSet::Bounding)
+        .map_err(|source| IdentityError::Capabilities { set: CapSet::Bounding, source })?;
+    for capability in now.difference(wanted) {
+        caps::drop(None, CapSet::Bounding, *capability)
+            .map_err(|source| IdentityError::Capabilities { set: CapSet::Bounding, source })?;
+    }
+    Ok(())
+}
+
+fn set_groups(groups: &[Gid]) -> Result<(), IdentityError> {
+    match setgroups(groups) {
+        // A user namespace whose maps an ordinary user wrote.
+        Err(Errno::EPERM)
+            if groups.is_empty()
+                && fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny") =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(IdentityError::User { what: format!("groups {groups:?}"), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Goes to the working directory, as the user that it is now; made if it is not there, as the other runtimes do.
+fn enter(process: &Process) -> Result<(), IdentityError> {
+    let failed = |source| IdentityError::Cwd { path: process.cwd().clone(), source };
+    match chdir(process.cwd()) {
+        Err(Errno::ENOENT) => {
+            // Refused where the root is read-only or the user may not; chdir then tells.
+            let _ = fs::create_dir_all(process.cwd());
+            chdir(process.cwd()).map_err(failed)?;
+        }
+        other => other.map_err(failed)?,
+    }
+    // A directory that getcwd cannot name lies outside the root (CVE-2024-21626).
+    getcwd().map_err(failed)?;
+    Ok(())
+}

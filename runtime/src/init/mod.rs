@@ -1,0 +1,259 @@
+//! The first process of a container, from clone to exec. Runs in the child only.
+//!
+//! Order: wait for the parent (id maps) -> mounts, devices, masks, pivot -> names and sysctls -> tell the parent, with the terminal ->
+//! wait for `start` -> hooks, limits, identity, seccomp -> exec. Every failure goes to whoever waits: first the parent, then `start`.
+
+pub mod channel;
+pub mod identity;
+mod program;
+
+use crate::{
+    hooks,
+    mounts::{self, MountError, Overlay, devices, masked},
+    seccomp,
+};
+use channel::{Channel, FromInit};
+use nix::{
+    sys::{signal::SigSet, stat::Mode},
+    unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid},
+};
+use runtime_spec::{
+    ContainerId, State, Status,
+    oci::{LinuxNamespaceType, Process, Spec},
+};
+use runtime_sys::process::{
+    close_on_exec_from, set_controlling_terminal, set_window_size, terminal_peer, terminal_unlock,
+};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::SeccompError),
+    #[error(transparent)]
+    Hook(#[from] hooks::HookError),
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
+    #[error("{what}")]
+    Io { what: String, source: io::Error },
+}
+
+impl InitError {
+    /// 127 and 126 as a shell has them for a program that is missing or cannot be run; 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Program(err) => err.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// Where the standard streams of a process lead.
+#[derive(Debug)]
+pub enum Stdio {
+    /// The caller's own.
+    Inherit,
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+}
+
+/// What the first process needs to know.
+pub struct Init<'a> {
+    pub id: &'a ContainerId,
+    pub spec: &'a Spec,
+    pub bundle: &'a Path,
+    pub root: &'a Path,
+    pub overlay: Option<&'a Overlay>,
+    pub stdio: Option<Stdio>,
+    /// Accepts the one connection of `start`.
+    pub start: UnixListener,
+    pub channel: Channel,
+    /// Descriptors after stdio that the program keeps.
+    pub preserve_fds: u32,
+}
+
+/// Becomes the container's program; returns only to end the process.
+pub fn run(mut init: Init<'_>) -> u8 {
+    let result = set_up(&mut init).and_then(|()| {
+        let ready = init.channel.send(&FromInit::Ready);
+        ready.map_err(|source| InitError::Io { what: "report to the parent".to_owned(), source })
+    });
+    if let Err(err) = result {
+        let _ = init
+            .channel
+            .send(&FromInit::Failed { code: err.exit_code(), message: crate::container::chain(&err) });
+        return err.exit_code();
+    }
+    let Ok((mut starter, _)) = init.start.accept() else { return 1 };
+    let Err(err) = start(&init);
+    // The peer reads the code and the message, or, when exec has closed the connection, nothing.
+    let _ = starter
+        .write_all(&[err.exit_code()])
+        .and_then(|()| starter.write_all(crate::container::chain(&err).as_bytes()));
+    err.exit_code()
+}
+
+fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| InitError::Io { what, source }
+    };
+    init.channel.wait_go().map_err(io("wait for the parent"))?;
+    nix::sys::stat::umask(Mode::empty());
+    // Whatever the caller blocks or ignores, the program starts with the defaults.
+    SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
+    let process = init.spec.process().as_ref();
+    let terminal = process.is_some_and(|process| process.terminal() == Some(true));
+    if init.stdio.is_some() || terminal {
+        setsid().map_err(|err| io("setsid")(err.into()))?;
+    }
+    let user_namespace = has_namespace(init.spec, LinuxNamespaceType::User);
+    if user_namespace {
+        identity::become_root()?;
+    }
+    let null = devices::host_null()?;
+    let propagation = init.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
+    mounts::mount_all(&root, init.spec, init.bundle)?;
+    devices::create(&root, init.spec, user_namespace)?;
+    let hooks = init.spec.hooks().as_ref();
+    hooks::run(
+        "createContainer",
+        hooks.and_then(|hooks| hooks.create_container().as_ref()),
+        &state(init, Status::Creating),
+    )?;
+    if terminal {
+        let master = open_terminal(&root, process)?;
+        init.channel.send_terminal(&master).map_err(io("hand over the terminal"))?;
+    } else if let Some(stdio) = init.stdio.take() {
+        attach_stdio(stdio).map_err(io("attach the standard streams"))?;
+    }
+    name_host(init.spec)?;
+    sysctls(&root, init.spec)?;
+    // Before the pivot: afterwards the host's null device is out of reach.
+    masked::apply(&root, init.spec, &null)?;
+    if init.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
+        mounts::make_read_only(&root)?;
+    }
+    Ok(mounts::pivot(&root)?)
+}
+
+fn start(init: &Init<'_>) -> Result<Infallible, InitError> {
+    let hooks = init.spec.hooks().as_ref();
+    hooks::run(
+        "startContainer",
+        hooks.and_then(|hooks| hooks.start_container().as_ref()),
+        &state(init, Status::Created),
+    )?;
+    let process = init.spec.process().as_ref().ok_or_else(|| InitError::Io {
+        what: "start".to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "config.json has no process"),
+    })?;
+    let seccomp = init.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filters = seccomp.map(seccomp::compile).transpose()?.unwrap_or_default();
+    become_program(process, &filters, init.preserve_fds)
+}
+
+/// Takes on the process's limits and identity and runs its program.
+pub fn become_program(
+    process: &Process,
+    filters: &[seccompiler::BpfProgram],
+    preserve_fds: u32,
+) -> Result<Infallible, InitError> {
+    identity::limits(process)?;
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    if no_new_privileges {
+        identity::no_new_privileges()?;
+    } else {
+        // Loading a filter needs CAP_SYS_ADMIN here, which the next step may take away.
+        seccomp::load(filters)?;
+    }
+    identity::assume(process)?;
+    let program = program::Program::find(process)?;
+    if no_new_privileges {
+        seccomp::load(filters)?;
+    }
+    close_on_exec_from(3 + preserve_fds as i32)
+        .map_err(|source| InitError::Io { what: "close descriptors".to_owned(), source })?;
+    Ok(program.exec()?)
+}
+
+/// A terminal of the container's own devpts as standard streams; gives the master.
+fn open_terminal(root: &OwnedFd, process: Option<&Process>) -> Result<OwnedFd, InitError> {
+    let io = |source| InitError::Io { what: "open a terminal".to_owned(), source };
+    let master = devices::open_ptmx(root)?;
+    terminal_unlock(master.as_fd()).map_err(io)?;
+    let slave = terminal_peer(master.as_fd()).map_err(io)?;
+    devices::console(root, &slave)?;
+    attach_terminal(&master, &slave, process).map_err(io)?;
+    Ok(master)
+}
+
+/// Makes `slave` the controlling terminal and the standard streams.
+pub fn attach_terminal(master: &OwnedFd, slave: &OwnedFd, process: Option<&Process>) -> io::Result<()> {
+    if let Some(size) = process.and_then(|process| process.console_size()) {
+        set_window_size(master.as_fd(), size.width() as u16, size.height() as u16)?;
+    }
+    set_controlling_terminal(slave.as_fd())?;
+    dup2_stdin(slave)?;
+    dup2_stdout(slave)?;
+    dup2_stderr(slave)?;
+    Ok(())
+}
+
+pub fn attach_stdio(stdio: Stdio) -> io::Result<()> {
+    if let Stdio::Pipes { stdin, stdout, stderr } = stdio {
+        dup2_stdin(stdin)?;
+        dup2_stdout(stdout)?;
+        dup2_stderr(stderr)?;
+    }
+    Ok(())
+}
+
+fn name_host(spec: &Spec) -> Result<(), InitError> {
+    let Some(name) = spec.hostname() else { return Ok(()) };
+    if !has_namespace(spec, LinuxNamespaceType::Uts) {
+        return Ok(());
+    }
+    nix::unistd::sethostname(name)
+        .map_err(|err| InitError::Io { what: format!("set hostname {name:?}"), source: err.into() })
+}
+
+fn sysctls(root: &OwnedFd, spec: &Spec) -> Result<(), InitError> {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    for (name, value) in listed.into_iter().flatten() {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let file = runtime_sys::path::open_in_root(root, &path, nix::fcntl::OFlag::O_WRONLY);
+        let written = file.and_then(|file| File::from(file).write_all(value.as_bytes()));
+        written
+            .map_err(|source| InitError::Io { what: format!("set sysctl {name} to {value:?}"), source })?;
+    }
+    Ok(())
+}
+
+pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    listed.into_iter().flatten().any(|namespace| namespace.typ() == kind)
+}
+
+fn state<'a>(init: &'a Init<'_>, status: Status) -> State<'a> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    State { id: init.id, status, pid: std::process::id() as i32, bundle: init.bundle, annotations: &NONE }
+}

@@ -1,0 +1,14 @@
+//! The OCI runtime as a library: create, start, signal, exec and delete containers.
+//!
+//! [`container`] is what commands and the pod monitor call. Everything a container becomes is decided by its config.json
+//! ([`runtime_spec`]); everything that touches the kernel unsafely is in [`runtime_sys`]. Knows containers; has never heard of Kubernetes.
+#![forbid(unsafe_code)]
+
+pub mod cgroup;
+pub mod clock;
+pub mod container;
+mod hooks;
+mod init;
+pub mod monitor;
+mod mounts;
+mod seccomp;

@@ -1,0 +1,84 @@
+//! What the containers of a pod share: namespaces, host name, sysctls, a cgroup.
+
+use super::{io_error, kernel};
+use crate::{cgroup::Cgroup, container::ContainerError};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
+};
+use runtime_protocol::{Limits, Sandbox};
+use runtime_sys::process::{Clone, clone3};
+use std::{fs, path::Path};
+
+/// Leaves the host's namespaces for new ones and makes the pod's cgroup. Idempotent but for the namespaces, of which a new process has none.
+pub fn enter(sandbox: &Sandbox) -> Result<(), ContainerError> {
+    let parent = sandbox
+        .cgroup
+        .parent()
+        .ok_or_else(|| kernel("sandbox.cgroup has no parent")(std::io::ErrorKind::InvalidInput.into()))?;
+    Cgroup::create(&parent.join("monitors"))?.join(std::process::id() as i32)?;
+    let group = Cgroup::create(&sandbox.cgroup)?;
+    if let Some(limits) = &sandbox.limits {
+        limit(&group, limits)?;
+    }
+    let mut new = CloneFlags::empty();
+    if !sandbox.host_network {
+        new |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+    }
+    if !sandbox.host_ipc {
+        new |= CloneFlags::CLONE_NEWIPC;
+    }
+    unshare(new).map_err(|err| kernel("unshare the pod's namespaces")(err.into()))?;
+    if !sandbox.host_network {
+        nix::unistd::sethostname(&sandbox.hostname)
+            .map_err(|err| kernel(format!("set hostname {:?}", sandbox.hostname))(err.into()))?;
+        runtime_sys::net::loopback_up().map_err(kernel("switch lo on"))?;
+    }
+    for (name, value) in &sandbox.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(&path, value).map_err(io_error("set the sysctl", path))?;
+    }
+    if sandbox.share_pid { shared_pids() } else { Ok(()) }
+}
+
+fn limit(group: &Cgroup, limits: &Limits) -> Result<(), ContainerError> {
+    let values = [
+        ("cpu.weight", limits.cpu_weight),
+        ("memory.max", limits.memory_max),
+        ("memory.low", limits.memory_low),
+        ("pids.max", limits.pids_max),
+    ];
+    for (file, value) in values {
+        if let Some(value) = value {
+            group.set(file, &value.to_string())?;
+        }
+    }
+    if let Some((quota_us, period_us)) = limits.cpu_max {
+        group.set("cpu.max", &format!("{quota_us} {period_us}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a pid namespace whose init does nothing but reap, and has every later child be born there.
+fn shared_pids() -> Result<(), ContainerError> {
+    match clone3(libc::CLONE_NEWPID, None).map_err(kernel("clone3 with a pid namespace"))? {
+        Clone::Parent { pidfd, .. } => setns(&pidfd, CloneFlags::CLONE_NEWPID)
+            .map_err(|err| kernel("join the pod's pid namespace")(err.into())),
+        Clone::Child => {
+            // With its parent gone there is no pod any more.
+            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+            let mut child = SigSet::empty();
+            child.add(Signal::SIGCHLD);
+            let _ = child.thread_block();
+            loop {
+                while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+                    .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
+                {}
+                let _ = child.wait();
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The devices that every container has (config-linux.md, "Default Devices"), and those of config.json.
+
+use super::{MountError, bind, io_error, open_path};
+use nix::{
+    errno::Errno,
+    sys::stat::{Mode, SFlag, makedev, mknodat},
+    unistd::{Gid, Uid, fchownat, symlinkat},
+};
+use runtime_spec::oci::{LinuxDevice, LinuxDeviceType, Spec};
+use runtime_sys::{mount::clone_tree, path::make_dirs_in_root};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+const DEFAULT: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// Makes the nodes and links. In a user namespace, where mknod(2) is not allowed, the host's devices are bind mounted.
+pub fn create(root: &OwnedFd, spec: &Spec, user_namespace: bool) -> Result<(), MountError> {
+    let dev = make_dirs_in_root(root, Path::new("/dev")).map_err(io_error("open", Path::new("/dev")))?;
+    for (name, major, minor) in DEFAULT {
+        let at = Path::new("/dev").join(name);
+        if user_namespace {
+            bind_host(root, &at)?;
+        } else {
+            node(&dev, Path::new(name), SFlag::S_IFCHR, (major, minor), 0o666)
+                .map_err(io_error("make", &at))?;
+        }
+    }
+    for (target, name) in LINKS {
+        match symlinkat(target, dev.as_fd(), name) {
+            Err(err) if err != Errno::EEXIST => {
+                return Err(io_error("link", &Path::new("/dev").join(name))(err.into()));
+            }
+            _ => {}
+        }
+    }
+    let listed = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    listed.into_iter().flatten().try_for_each(|device| create_one(root, device, user_namespace))
+}
+
+fn create_one(root: &OwnedFd, device: &LinuxDevice, user_namespace: bool) -> Result<(), MountError> {
+    let path = device.path();
+    let invalid = || io_error("make", path)(io::ErrorKind::InvalidInput.into());
+    if user_namespace {
+        return bind_host(root, path);
+    }
+    let kind = match device.typ() {
+        LinuxDeviceType::B => SFlag::S_IFBLK,
+        LinuxDeviceType::C | LinuxDeviceType::U => SFlag::S_IFCHR,
+        LinuxDeviceType::P => SFlag::S_IFIFO,
+        LinuxDeviceType::A => return Err(invalid()),
+    };
+    let name = path.file_name().ok_or_else(invalid)?;
+    let dir =
+        make_dirs_in_root(root, path.parent().unwrap_or(Path::new("/"))).map_err(io_error("open", path))?;
+    let number = (device.major() as u64, device.minor() as u64);
+    node(&dir, Path::new(name), kind, number, device.file_mode().unwrap_or(0o666))
+        .map_err(io_error("make", path))?;
+    let (uid, gid) = (device.uid().map(Uid::from_raw), device.gid().map(Gid::from_raw));
+    fchownat(dir.as_fd(), Path::new(name), uid, gid, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|err| io_error("chown", path)(err.into()))
+}
+
+fn node(dir: &OwnedFd, name: &Path, kind: SFlag, number: (u64, u64), mode: u32) -> io::Result<()> {
+    let mode = Mode::from_bits_truncate(mode);
+    match mknodat(dir.as_fd(), name, kind, mode, makedev(number.0, number.1)) {
+        // An image may bring its own; only the right one will do.
+        Err(Errno::EEXIST) => {
+            let stat = nix::sys::stat::fstatat(dir.as_fd(), name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let same =
+                stat.st_rdev == makedev(number.0, number.1) && stat.st_mode & libc::S_IFMT == kind.bits();
+            if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
+        }
+        Err(err) => Err(err.into()),
+        // The umask took bits away.
+        Ok(()) => Ok(nix::sys::stat::fchmodat(
+            dir.as_fd(),
+            name,
+            mode,
+            nix::sys::stat::FchmodatFlags::FollowSymlink,
+        )?),
+    }
+}
+
+fn bind_host(root: &OwnedFd, path: &Path) -> Result<(), MountError> {
+    let host = clone_tree(None, path, false).map_err(io_error("clone", path))?;
+    bind(host, root, path, false)
+}
+
+/// Puts the terminal behind `slave` in place of `/dev/console`.
+pub fn console(root: &OwnedFd, slave: &OwnedFd) -> Result<(), MountError> {
+    let at = Path::new("/dev/console");
+    // Cloned from the descriptor, so that nothing swapped in by the image is ever followed (CVE-2025-52565).
+    let copy = clone_tree(Some(slave.as_fd()), Path::new(""), false)
+        .map_err(io_error("clone the terminal for", at))?;
+    bind(copy, root, at, false)
+}
+
+/// Opens the terminal multiplexer of the container's own devpts.
+pub fn open_ptmx(root: &OwnedFd) -> Result<OwnedFd, MountError> {
+    let path = Path::new("/dev/pts/ptmx");
+    let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY;
+    runtime_sys::path::open_in_root(root, path, flags).map_err(io_error("open", path))
+}
+
+/// A descriptor of the host's `/dev/null`, checked to be that device.
+pub fn host_null() -> Result<OwnedFd, MountError> {
+    let path = Path::new("/dev/null");
+    let root = nix::fcntl::open("/", nix::fcntl::OFlag::O_PATH, Mode::empty())
+        .map_err(|err| io_error("open", path)(err.into()))?;
+    let null = open_path(&root, path).map_err(io_error("open", path))?;
+    let stat = nix::sys::stat::fstat(&null).map_err(|err| io_error("stat", path)(err.into()))?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == makedev(1, 3) {
+        return Ok(null);
+    }
+    Err(io_error("use", path)(io::Error::other("it is not the null device")))
+}

@@ -1,0 +1,183 @@
+//! A container's filesystem: its root, the mounts of config.json, devices, masks, and the pivot into it.
+//!
+//! Order of calls, all in the new mount namespace: [`prepare_root`] -> [`mount_all`] -> [`devices::create`] -> [`pivot`] -> [`masked::apply`].
+//! Every target is opened inside the root by descriptor ([`runtime_sys::path`]), and mounts are attached to descriptors, so a symlink that is swapped
+//! meanwhile leads nowhere.
+
+pub mod devices;
+pub mod masked;
+mod options;
+
+use nix::{
+    fcntl::{OFlag, open},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::Mode,
+    unistd::{fchdir, pivot_root},
+};
+use options::Options;
+use runtime_spec::oci::{Mount, Spec};
+use runtime_sys::{
+    mount::{Attributes, Detached, clone_tree, new_filesystem, set_attributes},
+    path::{make_dirs_in_root, make_file_in_root, open_in_root},
+};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("{what} {}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("mount {} on {}", source_name, target.display())]
+    Mount { source_name: String, target: PathBuf, source: io::Error },
+    #[error("mounts: {}: option {option:?}: {why}", target.display())]
+    Option { target: PathBuf, option: String, why: &'static str },
+    #[error(
+        "the overlay's options take {len} bytes, at most {max} are possible: the image has too many layers"
+    )]
+    OverlayOptions { len: usize, max: usize },
+}
+
+/// Layers to mount as the root, instead of a directory that holds it.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// Uppermost first.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+/// mount(2) takes one page of options.
+const OVERLAY_OPTIONS_MAX: usize = 4095;
+
+/// Cuts this mount namespace off from the host's, and makes the root a mount of its own; gives a descriptor of it.
+pub fn prepare_root(
+    root: &Path,
+    overlay: Option<&Overlay>,
+    propagation: Option<&str>,
+) -> Result<OwnedFd, MountError> {
+    let cut = match propagation {
+        Some("shared" | "rshared") => MsFlags::MS_SHARED,
+        Some("private" | "rprivate") => MsFlags::MS_PRIVATE,
+        Some("unbindable" | "runbindable") => MsFlags::MS_UNBINDABLE,
+        _ => MsFlags::MS_SLAVE,
+    };
+    let none: Option<&Path> = None;
+
+    // Whatever the container is to see, nothing it mounts may reach the host.
+    mount(none, "/", none, cut | MsFlags::MS_REC, none)
+        .map_err(|err| io_error("set the propagation of", Path::new("/"))(err.into()))?;
+    match overlay {
+        Some(overlay) => {
+            let data = overlay_options(overlay)?;
+            mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(data.as_str())).map_err(
+                |err| MountError::Mount {
+                    source_name: "overlay".to_owned(),
+                    target: root.to_path_buf(),
+                    source: err.into(),
+                },
+            )?;
+        }
+        None => {
+            let here = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|err| io_error("open root.path", root)(err.into()))?;
+            let copy = clone_tree(None, root, true).map_err(io_error("clone", root))?;
+            copy.attach(here.as_fd()).map_err(io_error("mount", root))?;
+        }
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
+}
+
+fn overlay_options(overlay: &Overlay) -> Result<String, MountError> {
+    let lower: Vec<String> = overlay.lower.iter().map(|path| path.display().to_string()).collect();
+    let (upper, work) = (overlay.upper.display(), overlay.work.display());
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    if options.len() > OVERLAY_OPTIONS_MAX {
+        return Err(MountError::OverlayOptions { len: options.len(), max: OVERLAY_OPTIONS_MAX });
+    }
+    Ok(options)
+}
+
+/// Mounts what config.json lists, in order.
+pub fn mount_all(root: &OwnedFd, spec: &Spec, bundle: &Path) -> Result<(), MountError> {
+    spec.mounts().iter().flatten().try_for_each(|mount| mount_one(root, mount, bundle))
+}
+
+fn mount_one(root: &OwnedFd, mount: &Mount, bundle: &Path) -> Result<(), MountError> {
+    let target = mount.destination();
+    let options = Options::parse(target, mount.options().as_deref().unwrap_or_default())?;
+    let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
+    let source_name = mount.source().as_ref().map_or(kind.to_owned(), |path| path.display().to_string());
+    let failed =
+        |source| MountError::Mount { source_name: source_name.clone(), target: target.clone(), source };
+    let bind = options.bind || kind == "bind";
+    let made = if bind {
+        let source = mount
+            .source()
+            .as_ref()
+            .map(|path| bundle.join(path))
+            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let is_dir = source.metadata().map_err(io_error("find", &source))?.is_dir();
+        let made = clone_tree(None, &source, options.recursive).map_err(failed)?;
+        made.set_attributes(options.attributes, options.recursive_attributes).map_err(failed)?;
+        (made, is_dir)
+    } else {
+        let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+        let data = options.data.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+        let attributes = options.attributes.set;
+        let data: Vec<(&str, Option<&str>)> =
+            std::iter::once(("source", Some(source_name.as_str()))).chain(data).collect();
+        let made = new_filesystem(kind, &data, attributes);
+        (made.map_err(failed)?, true)
+    };
+    let at = open_target(root, target, made.1).map_err(io_error("open the mount point", target))?;
+    if !bind && options.attributes.propagation != 0 {
+        let propagation = Attributes { propagation: options.attributes.propagation, ..Attributes::default() };
+        made.0.set_attributes(propagation, true).map_err(failed)?;
+    }
+    made.0.attach(at.as_fd()).map_err(failed)
+}
+
+/// The directory, or file, to mount on; made where it is missing.
+fn open_target(root: &OwnedFd, target: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+    if is_dir { make_dirs_in_root(root, target) } else { make_file_in_root(root, target) }
+}
+
+/// Makes the root read-only; mounts below keep their own flags.
+pub fn make_read_only(root: &OwnedFd) -> Result<(), MountError> {
+    let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+    set_attributes(root.as_fd(), attributes, false).map_err(io_error("make read-only", Path::new("/")))
+}
+
+/// Makes `root` this process's `/` and lets go of the old one. pivot_root(2), "pivot_root(".", ".")".
+pub fn pivot(root: &OwnedFd) -> Result<(), MountError> {
+    let failed = |err: nix::Error| io_error("pivot_root to", Path::new("root.path"))(err.into());
+    let old =
+        open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+    fchdir(root).map_err(failed)?;
+    pivot_root(".", ".").map_err(failed)?;
+    // The old root now lies over the new one.
+    fchdir(&old).map_err(failed)?;
+    let none: Option<&Path> = None;
+    mount(none, ".", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(failed)?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(failed)?;
+    nix::unistd::chdir("/").map_err(failed)
+}
+
+/// A bind mount of the host's file or directory behind `source`, attached inside the root.
+fn bind(source: Detached, root: &OwnedFd, target: &Path, is_dir: bool) -> Result<(), MountError> {
+    let at = open_target(root, target, is_dir).map_err(io_error("open the mount point", target))?;
+    source.attach(at.as_fd()).map_err(io_error("mount on", target))
+}
+
+fn open_path(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    open_in_root(root, path, OFlag::O_PATH)
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountError {
+    let path = path.to_path_buf();
+    move |source| MountError::Io { what, path, source }
+}

@@ -18,6 +18,8 @@ pub mod pod_gc;
 mod queue;
 pub mod recorder;
 pub mod replicaset;
+#[cfg(test)]
+mod simulation;
 pub mod tasks;
 pub mod world;
 

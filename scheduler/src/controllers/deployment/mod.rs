@@ -19,6 +19,7 @@ use super::{
     world::{Deployment, NsName, ReplicaSet, World, resource},
 };
 use rollout::Rollout;
+pub use scale::{Fenceposts, fenceposts};
 
 const COMPONENT: &str = "deployment-controller";
 const API_VERSION: &str = "apps/v1";

@@ -20,6 +20,18 @@ pub(super) struct Set {
     pub replicas: i64,
 }
 
+impl Set {
+    /// Its size was changed, and how many pods it has for that is not known yet.
+    fn is_settling(&self) -> bool {
+        self.rs.meta.generation > self.rs.status.observed_generation
+    }
+
+    /// Available pods that are left once the set has come down to its size; its status may not know that size yet.
+    fn available(&self) -> i64 {
+        self.rs.status.available.min(self.replicas)
+    }
+}
+
 pub(super) struct Rollout<'a> {
     pub deployment: &'a Deployment,
     pub now_s: i64,
@@ -74,13 +86,21 @@ impl<'a> Rollout<'a> {
         self.sets.iter().map(|set| set.replicas).sum()
     }
 
+    /// Pods there may be now: a set that was made smaller counts with the pods it still has.
+    fn present(&self) -> i64 {
+        self.sets.iter().map(|set| set.replicas.max(set.rs.status.replicas)).sum()
+    }
+
     /// The size a new ReplicaSet may have now.
     pub fn new_replicas(&self, current: i64) -> i64 {
         let wanted = self.deployment.replicas;
         if self.deployment.rolling.is_none() {
             return wanted;
         }
-        let room = wanted + self.fence.max_surge - self.total();
+        if self.old().any(|index| self.sets[index].is_settling()) {
+            return current;
+        }
+        let room = wanted + self.fence.max_surge - self.present();
         if room <= 0 { current } else { current + room.min(wanted - current) }
     }
 
@@ -189,19 +209,19 @@ impl<'a> Rollout<'a> {
         let old: Vec<usize> = self.old().filter(|&index| self.sets[index].replicas > 0).collect();
         let min_available = self.deployment.replicas - self.fence.max_unavailable;
         let new_set = &self.sets[new];
-        let new_unavailable = new_set.replicas - new_set.rs.status.available;
+        let new_unavailable = new_set.replicas - new_set.available();
         let mut room = self.total() - min_available - new_unavailable;
         if old.is_empty() || room <= 0 {
             return false;
         }
         let mut sizes: Vec<i64> = old.iter().map(|&index| self.sets[index].replicas).collect();
         for (size, &index) in sizes.iter_mut().zip(&old) {
-            let unhealthy = (*size - self.sets[index].rs.status.available).max(0);
+            let unhealthy = *size - self.sets[index].available();
             let drop = unhealthy.min(room).max(0);
             room -= drop;
             *size -= drop;
         }
-        let available: i64 = self.sets.iter().map(|set| set.rs.status.available).sum();
+        let available: i64 = self.sets.iter().map(Set::available).sum();
         let mut surplus = available - min_available;
         for size in &mut sizes {
             let drop = (*size).min(surplus).max(0);

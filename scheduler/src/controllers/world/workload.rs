@@ -171,15 +171,77 @@ impl Condition {
     }
 }
 
-/// Hash of a pod template without the label that is derived from it.
+/// Fields whose zero value clients leave out when they write an object back.
+const ZERO_IS_ABSENT: [&str; 11] = [
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "hostPort",
+    "initialDelaySeconds",
+    "readOnly",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "optional",
+    "priority",
+];
+
+/// Hash of what a pod template means: without the label that is derived from it, and without what says nothing
+/// (`null`, `{}`, `[]`, `""`), because a client that writes a template back leaves that out or puts it in.
 pub fn template_hash(template: &Value) -> u64 {
-    let hash_label = &template["metadata"]["labels"][POD_TEMPLATE_HASH];
-    if hash_label.is_null() {
-        return canonical_hash(template);
-    }
     let mut template = template.clone();
     if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
         labels.remove(POD_TEMPLATE_HASH);
     }
+    prune(&mut template);
     canonical_hash(&template)
+}
+
+/// Takes out what says nothing; true when nothing is left.
+fn prune(value: &mut Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => {
+            for item in &mut *list {
+                prune(item);
+            }
+            list.is_empty()
+        }
+        Value::Object(map) => {
+            map.retain(|key, value| {
+                let zero = *value == false || *value == 0;
+                !(prune(value) || (zero && ZERO_IS_ABSENT.contains(&key.as_str())))
+            });
+            map.is_empty()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_template_means_the_same_however_it_was_written() {
+        let hash = |container: Value| {
+            template_hash(&json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [container]}}))
+        };
+        let plain = hash(json!({"name": "c", "image": "i"}));
+        let cases = [
+            (json!({"name": "c", "image": "i", "resources": {}, "env": [], "tty": false}), true),
+            (json!({"image": "i", "name": "c", "workingDir": "", "lifecycle": null}), true),
+            (json!({"name": "c", "image": "j"}), false),
+            (json!({"name": "c", "image": "i", "securityContext": {"runAsUser": 0}}), false),
+            (json!({"name": "c", "image": "i", "args": [""]}), false),
+        ];
+        for (container, same) in cases {
+            assert_eq!(hash(container.clone()) == plain, same, "{container}");
+        }
+        let hashed = json!({"metadata": {"labels": {"app": "a", "pod-template-hash": "x"}, "creationTimestamp": null},
+                            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(template_hash(&hashed), plain);
+    }
 }

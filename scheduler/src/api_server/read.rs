@@ -45,11 +45,11 @@ impl Server {
 
     pub(super) async fn list(&self, target: &Target, call: &Call) -> Result<Answer, Status> {
         let shape = Shape::of(target.resource, call, self.registry().clock().now())?;
-        let mut lister =
-            Lister { server: self.clone(), target: target.clone(), shape, options: start(call)? };
+        let (options, left) = start(call)?;
+        let mut lister = Lister { server: self.clone(), target: target.clone(), shape, options };
         let limit = call.query.number::<usize>("limit")?.unwrap_or(0);
         if limit != 0 {
-            let (entries, page) = lister.take(limit).await?;
+            let (entries, page) = lister.take(limit, left).await?;
             return Ok(response::document(&call.parts.headers, lister.shape.whole(&entries, &page)));
         }
         let first = lister.next_page().await?;
@@ -83,13 +83,16 @@ impl Lister {
     }
 
     /// The next `limit` objects that are selected, and where the list goes on.
-    async fn take(&mut self, limit: usize) -> Result<(Vec<Entry>, Page), Status> {
+    async fn take(&mut self, limit: usize, left: Option<u64>) -> Result<(Vec<Entry>, Page), Status> {
+        let everything = self.shape.selection.is_everything();
         let mut taken: Vec<Entry> = Vec::new();
         loop {
-            let wanted = if self.shape.selection.is_everything() { limit } else { PAGE_OBJECTS };
-            let options = ListOptions { limit: wanted, ..self.options.clone() };
+            let wanted = if everything { limit } else { PAGE_OBJECTS };
+            let count = everything && self.options.after.is_none();
+            let options = ListOptions { limit: wanted, count, ..self.options.clone() };
             let mut page =
                 self.server.registry().page(self.target.resource, self.target.scope(), options).await?;
+            page.remaining = page.remaining.or(left.map(|left| left.saturating_sub(limit as u64)));
             self.options.at = Some(page.revision);
             self.options.after.clone_from(&page.next);
             let entries = std::mem::take(&mut page.entries);
@@ -170,9 +173,9 @@ impl Shape {
     fn whole<E: std::borrow::Borrow<Entry>>(&self, entries: &[E], page: &Page) -> Vec<u8> {
         let mut metadata = list_metadata(page.revision);
         if let Some(next) = &page.next {
-            metadata["continue"] = json!(continue_token(page.revision, next));
-            if self.selection.is_everything() {
-                metadata["remainingItemCount"] = json!(page.remaining);
+            metadata["continue"] = json!(continue_token(page.revision, next, page.remaining));
+            if let Some(remaining) = page.remaining {
+                metadata["remainingItemCount"] = json!(remaining);
             }
         }
         let mut body = self.list_head(&metadata);
@@ -241,16 +244,18 @@ fn list_metadata(revision: Revision) -> Value {
     json!({"resourceVersion": revision.to_string()})
 }
 
-/// Where a list starts: at the `continue` of the page before, at an exact revision, or now.
-fn start(call: &Call) -> Result<ListOptions, Status> {
+/// Where a list starts: at the `continue` of the page before, at an exact revision, or now; and how many objects the
+/// pages before left.
+fn start(call: &Call) -> Result<(ListOptions, Option<u64>), Status> {
     if let Some(token) = call.query.get("continue") {
-        let (revision, after) = parse_continue(token)
+        let (revision, after, remaining) = parse_continue(token)
             .ok_or_else(|| Status::bad_request("continue key is not valid: it is not one of ours"))?;
-        return Ok(ListOptions { at: Some(revision), after: Some(after), limit: 0 });
+        let options = ListOptions { at: Some(revision), after: Some(after), ..ListOptions::default() };
+        return Ok((options, remaining));
     }
     let exact = call.query.get("resourceVersionMatch") == Some("Exact");
     let revision = revision(call)?.filter(|revision| exact && *revision != 0);
-    Ok(ListOptions { at: revision, ..ListOptions::default() })
+    Ok((ListOptions { at: revision, ..ListOptions::default() }, None))
 }
 
 /// The query's resourceVersion.
@@ -261,11 +266,13 @@ pub fn revision(call: &Call) -> Result<Option<Revision>, Status> {
     })
 }
 
-fn continue_token(revision: Revision, after: &str) -> String {
-    URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": after}).to_string())
+/// What is left is counted for the first page only, and from then on remembered by the client.
+fn continue_token(revision: Revision, after: &str, remaining: Option<u64>) -> String {
+    let token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": after, "left": remaining});
+    URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-fn parse_continue(token: &str) -> Option<(Revision, String)> {
+fn parse_continue(token: &str) -> Option<(Revision, String, Option<u64>)> {
     let token: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    Some((token["rv"].as_u64()?, token["start"].as_str()?.to_owned()))
+    Some((token["rv"].as_u64()?, token["start"].as_str()?.to_owned(), token["left"].as_u64()))
 }

@@ -92,7 +92,7 @@ impl Task {
 
     /// What is there at `from`, then, when asked for, a bookmark that says so.
     async fn send_initial(&mut self, from: Revision, mark: bool) -> Result<(), Gone> {
-        let mut options = ListOptions { at: Some(from), after: None, limit: INITIAL_PAGE };
+        let mut options = ListOptions { at: Some(from), limit: INITIAL_PAGE, ..ListOptions::default() };
         loop {
             let registry = self.server.registry();
             let page = registry.page(self.target.resource, self.target.scope(), options.clone()).await;

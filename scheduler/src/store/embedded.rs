@@ -229,19 +229,22 @@ impl Reader {
         let after = options.after.as_deref().unwrap_or(prefix);
         let included = if options.after.is_some() { Bound::Excluded(after) } else { Bound::Included(after) };
         let mut page = Page { revision: at, ..Page::default() };
-        let mut add = |key: &str, version: Version| -> Result<(), StoreError> {
+        // False once the page is complete and nothing is left to count.
+        let mut add = |key: &str, version: Version| -> Result<bool, StoreError> {
             if version == NO_VERSION || (options.after.is_some() && key <= after) {
-                return Ok(());
+                return Ok(true);
             }
             if options.limit != 0 && page.entries.len() == options.limit {
                 page.next = page.entries.last().map(|entry| entry.key.clone());
-                page.remaining += 1;
-                return Ok(());
+                if options.count {
+                    *page.remaining.get_or_insert(0) += 1;
+                }
+                return Ok(options.count);
             }
             if let Some(value) = self.value(version)? {
                 page.entries.push(Entry { key: key.into(), value, revision: version.0 });
             }
-            Ok(())
+            Ok(true)
         };
         for row in self.keys.range::<&str>((included, Bound::Unbounded)).map_err(backend)? {
             let (key, version) = row.map_err(backend)?;
@@ -255,7 +258,9 @@ impl Reader {
             if let Some((_, before)) = overrides.next_if(|(changed, _)| changed == key) {
                 version = before;
             }
-            add(key, version)?;
+            if !add(key, version)? {
+                return Ok(page);
+            }
         }
         for (gone, before) in overrides {
             add(&gone, before)?;

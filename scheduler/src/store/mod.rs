@@ -45,8 +45,8 @@ pub struct Page {
     pub revision: Revision,
     /// Where to go on (exclusive); `None` on the last page.
     pub next: Option<String>,
-    /// Keys after this page.
-    pub remaining: u64,
+    /// Keys after this page, where they were to be counted.
+    pub remaining: Option<u64>,
 }
 
 /// What a key has to be like for a write to happen.
@@ -100,6 +100,8 @@ pub struct ListOptions {
     pub after: Option<String>,
     /// 0: no limit.
     pub limit: usize,
+    /// Count what comes after the page, which costs a look at every key.
+    pub count: bool,
 }
 
 /// Changes to the keys under one prefix.

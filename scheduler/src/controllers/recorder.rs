@@ -3,11 +3,12 @@
 //! Recording never blocks and never fails its caller; when too many wait, the newest are dropped.
 
 use super::{
-    object::{rfc3339, text},
+    object::text,
     plan::{Note, Regarding},
 };
 use crate::registry::{Registry, Subresource, WriteOptions};
 use api::{Status, resource::EVENTS};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,6 +18,8 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 const WAITING_MAX: usize = 4096;
+/// Events written side by side: they share commits.
+const AT_ONCE: usize = 32;
 /// Events that are remembered so that a repetition is counted.
 const REMEMBERED_MAX: usize = 4096;
 
@@ -30,10 +33,9 @@ impl Recorder {
         let (sender, mut notes) = mpsc::channel(WAITING_MAX);
         tokio::spawn(async move {
             let mut book = Book { registry, seen: HashMap::new(), order: VecDeque::new(), serial: 0 };
-            while let Some(note) = notes.recv().await {
-                if let Err(status) = book.write(&note).await {
-                    debug!(error = %status, reason = note.reason, "event was not written");
-                }
+            let mut batch = Vec::with_capacity(AT_ONCE);
+            while notes.recv_many(&mut batch, AT_ONCE).await > 0 {
+                book.write_all(batch.drain(..)).await;
             }
         });
         Self(sender)
@@ -50,24 +52,41 @@ impl Recorder {
 
 struct Book {
     registry: Registry,
-    /// Namespace and name of the Event for a thing that happened.
-    seen: HashMap<Happening, (String, String)>,
+    /// The Event for a thing that happened.
+    seen: HashMap<Happening, Place>,
     order: VecDeque<Happening>,
     serial: u64,
 }
 
+/// About what, reason, message.
 type Happening = (Regarding, String, String);
+/// Namespace and name of an Event.
+type Place = (String, String);
 
 impl Book {
-    async fn write(&mut self, note: &Note) -> Result<(), Status> {
-        let happening = (note.regarding.clone(), note.reason.clone(), note.message.clone());
-        if let Some((namespace, name)) = self.seen.get(&happening) {
-            match self.count(namespace, name).await {
-                Err(status) if status.code == 404 => {}
-                result => return result,
+    async fn write_all(&mut self, notes: impl Iterator<Item = Note>) {
+        let mut counts: HashMap<Happening, (Note, u64)> = HashMap::new();
+        for note in notes {
+            let happening = (note.regarding.clone(), note.reason.clone(), note.message.clone());
+            counts.entry(happening).or_insert((note, 0)).1 += 1;
+        }
+        let since = self.registry.clock().now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = since.as_nanos() as u64 + self.serial;
+        self.serial += counts.len() as u64;
+        let book = &*self;
+        let written =
+            counts.into_iter().zip(first..).map(|((happening, (note, times)), serial)| async move {
+                (book.write(&happening, &note, times, serial).await, happening)
+            });
+        for (result, happening) in join_all(written).await {
+            match result {
+                Ok(place) => self.remember(happening, place),
+                Err(status) => debug!(error = %status, reason = happening.1, "event was not written"),
             }
         }
-        let place = self.create(note).await?;
+    }
+
+    fn remember(&mut self, happening: Happening, place: Place) {
         if self.seen.insert(happening.clone(), place).is_none() {
             self.order.push_back(happening);
         }
@@ -76,13 +95,29 @@ impl Book {
         {
             self.seen.remove(&oldest);
         }
-        Ok(())
     }
 
-    async fn count(&self, namespace: &str, name: &str) -> Result<(), Status> {
+    /// Counts the Event there is, or makes one; answers where it is.
+    async fn write(
+        &self,
+        happening: &Happening,
+        note: &Note,
+        times: u64,
+        serial: u64,
+    ) -> Result<Place, Status> {
+        if let Some(place) = self.seen.get(happening) {
+            match self.count(&place.0, &place.1, times).await {
+                Err(status) if status.code == 404 => {}
+                result => return result.map(|()| place.clone()),
+            }
+        }
+        self.create(note, times, serial).await
+    }
+
+    async fn count(&self, namespace: &str, name: &str, times: u64) -> Result<(), Status> {
         let now = self.registry.clock().timestamp();
         let change = |mut event: Value| {
-            event["count"] = (event["count"].as_u64().unwrap_or(1) + 1).into();
+            event["count"] = (event["count"].as_u64().unwrap_or(1) + times).into();
             event["lastTimestamp"] = now.as_str().into();
             Ok(event)
         };
@@ -90,13 +125,10 @@ impl Book {
         self.registry.update(&EVENTS, namespace, name, Subresource::Main, change, &options).await.map(drop)
     }
 
-    async fn create(&mut self, note: &Note) -> Result<(String, String), Status> {
+    async fn create(&self, note: &Note, times: u64, serial: u64) -> Result<Place, Status> {
         let regarding = &note.regarding;
-        let since = self.registry.clock().now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.serial += 1;
-        let serial = since.as_nanos() as u64 + self.serial;
         let namespace = if regarding.namespace.is_empty() { "default" } else { &regarding.namespace };
-        let now = rfc3339(since.as_secs() as i64);
+        let now = self.registry.clock().timestamp();
         let mut involved = json!({
             "apiVersion": regarding.api_version,
             "kind": regarding.kind,
@@ -123,7 +155,7 @@ impl Book {
             "reportingInstance": note.host,
             "firstTimestamp": now,
             "lastTimestamp": now,
-            "count": 1,
+            "count": times,
             "eventTime": null,
         });
         let made = self.registry.create(&EVENTS, namespace, event, &WriteOptions::default()).await?;

@@ -20,6 +20,9 @@ use tracing::{Instrument, debug, info_span, warn};
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// An agent that does not take a frame for so long is gone.
 const WRITE_WITHIN: Duration = Duration::from_secs(20);
+/// An agent that was sent nothing for so long is asked whether it is there; one that says nothing for longer is not.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Frames that wait for one agent; one that is further behind is disconnected.
 const OUTBOX_FRAMES: usize = 1 << 16;
 
@@ -131,14 +134,18 @@ impl Drop for Abort {
 
 async fn read(mut reader: OwnedReadHalf, connection: u64, inbox: mpsc::Sender<Inbox>) {
     loop {
-        match read_frame::<FromAgent>(&mut reader).await {
-            Ok(message) => {
+        match timeout(SILENCE_MAX, read_frame::<FromAgent>(&mut reader)).await {
+            Err(_) => {
+                warn!("an agent was silent for {} s and was disconnected", SILENCE_MAX.as_secs());
+                return;
+            }
+            Ok(Ok(message)) => {
                 if inbox.send(Inbox::Received { connection, message }).await.is_err() {
                     return;
                 }
             }
-            Err(error) if error.is_eof() => return,
-            Err(error) => {
+            Ok(Err(error)) if error.is_eof() => return,
+            Ok(Err(error)) => {
                 debug!(%error, "an agent's session broke");
                 return;
             }
@@ -147,7 +154,12 @@ async fn read(mut reader: OwnedReadHalf, connection: u64, inbox: mpsc::Sender<In
 }
 
 async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<ToAgent>) {
-    while let Some(frame) = frames.recv().await {
+    for nonce in 0.. {
+        let frame = match timeout(PING_EVERY, frames.recv()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return,
+            Err(_) => ToAgent::Ping { nonce },
+        };
         match timeout(WRITE_WITHIN, write_frame(&mut writer, &frame)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -1,5 +1,7 @@
 //! The control loop on a store in memory, with agents that only pretend to run pods.
 
+mod lifecycle;
+
 use super::Config;
 use crate::{
     api_server::streams::Streams,
@@ -160,6 +162,7 @@ impl Agent {
                 }
                 vec![]
             }
+            ToAgent::Ping { nonce } => vec![FromAgent::Pong { nonce }],
             _ => vec![],
         };
         self.news.notify_waiters();

@@ -45,6 +45,7 @@ impl Claimant<'_> {
     }
 
     fn change(&self, resource: &str, candidate: &Meta, owners: Vec<Value>) -> Claim {
+        let owners = if owners.is_empty() { Value::Null } else { owners.into() };
         let merge = json!({"metadata": {"ownerReferences": owners}});
         let patch = Patch::new(resource, candidate, Part::Main, merge);
         Claim::Change(Box::new(Patch { revision: Some(candidate.revision), ..patch }.into()))

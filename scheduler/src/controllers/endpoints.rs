@@ -160,3 +160,135 @@ fn port_json(port: &SlicePort) -> Value {
     }
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::object::{items, text};
+
+    struct Setup {
+        world: World,
+        number: u64,
+    }
+
+    impl Setup {
+        fn new(spec: Value) -> Self {
+            let mut setup = Self { world: World::default(), number: 0 };
+            let metadata = json!({"name": "web", "namespace": "d", "uid": "service"});
+            setup.put("/services/d/web", json!({"metadata": metadata, "spec": spec}));
+            setup
+        }
+
+        fn put(&mut self, key: &str, object: Value) {
+            self.number += 1;
+            self.world.apply(key, self.number, Some(&object.to_string().into_bytes().into()));
+        }
+
+        fn pod(&mut self, name: &str, ready: bool, change: impl FnOnce(&mut Value)) {
+            let status = if ready { "True" } else { "False" };
+            let mut pod = json!({
+                "metadata": {"name": name, "namespace": "d", "uid": name, "labels": {"app": "web"}},
+                "spec": {"nodeName": "n", "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+                "status": {"phase": "Running", "podIP": format!("10.0.0.{}", self.number),
+                           "conditions": [{"type": "Ready", "status": status}]},
+            });
+            change(&mut pod);
+            self.put(&format!("/pods/d/{name}"), pod);
+        }
+
+        fn slices(&self) -> Vec<Value> {
+            let created = sync(&self.world, &NsName::new("d", "web")).writes.into_iter();
+            let object = |write| match write {
+                Write::Create { object, .. } => object,
+                other => panic!("only creations: {other:?}"),
+            };
+            created.map(object).collect()
+        }
+    }
+
+    fn service(extra: Value) -> Value {
+        let ports = json!([{"name": "web", "port": 80, "protocol": "TCP", "targetPort": "http"}]);
+        let mut spec = json!({"selector": {"app": "web"}, "clusterIP": "10.96.0.7", "ports": ports});
+        crate::controllers::object::merge(&mut spec, &extra);
+        spec
+    }
+
+    #[test]
+    fn conditions_follow_readiness_and_deletion() {
+        let deleting = |pod: &mut Value| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let publish = json!({"publishNotReadyAddresses": true});
+        let cases: [(&str, Value, bool, bool, [bool; 3]); 5] = [
+            ("ready", json!({}), true, false, [true, true, false]),
+            ("not ready", json!({}), false, false, [false, false, false]),
+            ("terminating", json!({}), true, true, [false, true, true]),
+            ("published", publish.clone(), false, false, [true, true, false]),
+            ("published and terminating", publish, false, true, [true, true, true]),
+        ];
+        for (name, extra, ready, is_deleting, [ready_is, serving, terminating]) in cases {
+            let mut setup = Setup::new(service(extra));
+            setup.pod("a", ready, |pod| {
+                if is_deleting {
+                    deleting(pod)
+                }
+            });
+            let slices = setup.slices();
+            let expected = json!({"ready": ready_is, "serving": serving, "terminating": terminating});
+            assert_eq!(slices[0]["endpoints"][0]["conditions"], expected, "{name}");
+            assert_eq!(slices[0]["ports"][0]["port"], 8080, "{name}");
+        }
+    }
+
+    #[test]
+    fn pods_that_cannot_answer_are_left_out() {
+        let mut setup = Setup::new(service(json!({})));
+        setup.pod("finished", false, |pod| pod["status"]["phase"] = "Succeeded".into());
+        setup.pod("addressless", true, |pod| pod["status"]["podIP"] = Value::Null);
+        setup.pod("other", true, |pod| pod["metadata"]["labels"] = json!({"app": "db"}));
+        let slices = setup.slices();
+        assert_eq!((slices.len(), items(&slices[0]["endpoints"]).len()), (1, 0), "an empty slice says so");
+    }
+
+    #[test]
+    fn different_ports_and_many_endpoints_make_several_slices() {
+        let mut setup = Setup::new(service(json!({})));
+        for index in 0..150 {
+            setup.pod(&format!("p{index}"), true, |_| ());
+        }
+        let other = json!([{"ports": [{"name": "http", "containerPort": 9090}]}]);
+        setup.pod("other", true, |pod| pod["spec"]["containers"] = other);
+        let mut sizes: Vec<usize> = setup.slices().iter().map(|s| items(&s["endpoints"]).len()).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 50, 100]);
+    }
+
+    #[test]
+    fn a_headless_service_names_hosts() {
+        let mut setup = Setup::new(service(json!({"clusterIP": "None"})));
+        setup.pod("a", true, |pod| {
+            pod["spec"]["hostname"] = "db-0".into();
+            pod["spec"]["subdomain"] = "web".into();
+        });
+        let slices = setup.slices();
+        assert_eq!(text(&slices[0]["endpoints"][0]["hostname"]), "db-0");
+        assert_eq!(slices[0]["metadata"]["labels"]["service.kubernetes.io/headless"], "");
+    }
+
+    #[test]
+    fn what_is_written_converges_and_stale_slices_go() {
+        let mut setup = Setup::new(service(json!({})));
+        setup.pod("a", true, |_| ());
+        for mut slice in setup.slices() {
+            slice["metadata"]["uid"] = "slice".into();
+            setup.put(
+                &format!("/{}/d/{}", resource::ENDPOINT_SLICES, text(&slice["metadata"]["name"])),
+                slice,
+            );
+        }
+        let at = NsName::new("d", "web");
+        assert_eq!(sync(&setup.world, &at).writes, []);
+        let other = json!([{"ports": [{"name": "http", "containerPort": 9090}]}]);
+        setup.pod("a", true, |pod| pod["spec"]["containers"] = other);
+        let writes = sync(&setup.world, &at).writes;
+        assert!(matches!(&writes[..], [Write::Create { .. }, Write::Delete(_)]), "{writes:?}");
+    }
+}

@@ -15,7 +15,7 @@ mod table;
 
 use crate::controllers::{
     plan::{Change, NewCondition, Part, Patch, Plan, Regarding, Write},
-    world::{Changed, NsName, Pod, World, resource},
+    world::{Changed, Node, NsName, Pod, World, resource},
 };
 use queue::Queue;
 use serde_json::json;
@@ -57,13 +57,15 @@ impl Placer {
     /// Takes in what changed in the world.
     pub fn changed(&mut self, world: &World, changed: &Changed, now_s: i64) {
         match changed {
-            Changed::Node { name, .. } => {
-                if world.nodes.contains_key(name) {
-                    self.table.put_node(name);
-                } else {
-                    self.table.remove_node(name);
+            Changed::Node { name, old } => {
+                let new = world.nodes.get(name);
+                match new {
+                    Some(_) => self.table.put_node(name),
+                    None => self.table.remove_node(name),
                 }
-                self.queue.wake_all(now_s);
+                if old.as_deref().map(Node::offer) != new.map(Node::offer) {
+                    self.queue.wake_all(now_s);
+                }
             }
             Changed::Pod { at, old } => {
                 let new = world.pods.get(at);

@@ -43,6 +43,13 @@ impl Node {
     }
 }
 
+impl Node {
+    /// What decides which pods it takes; a heartbeat does not change it.
+    pub fn offer(&self) -> impl PartialEq + use<'_> {
+        (self.allocatable, &self.taints, self.unschedulable, &self.ready, &self.meta.labels)
+    }
+}
+
 impl Taint {
     pub fn parse(value: &Value) -> Self {
         Self {

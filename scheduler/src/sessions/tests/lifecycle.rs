@@ -155,3 +155,28 @@ async fn a_pod_that_fits_nowhere_says_why_and_starts_when_there_is_room() {
     let _session = agent.connect(&cluster.socket, "one").await;
     cluster.wait("it runs", &PODS, |pods| pods[0]["status"]["phase"] == "Running").await;
 }
+
+#[tokio::test]
+async fn pods_are_adopted_and_released_by_their_labels() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    let labels = json!({"app": "web"});
+    cluster.create(&PODS, json!({"metadata": {"name": "own", "labels": labels}, "spec": spec})).await;
+    let set = json!({"metadata": {"name": "web"}, "spec": {"replicas": 1, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": spec}}});
+    cluster.create(&REPLICA_SETS, set).await;
+    cluster
+        .wait("the pod is adopted", &PODS, |pods| {
+            pods.len() == 1 && pods[0]["metadata"]["ownerReferences"][0]["name"] == "web"
+        })
+        .await;
+    cluster.merge(&PODS, "own", json!({"metadata": {"labels": {"app": "other"}}})).await;
+    cluster
+        .wait("it is released and replaced", &PODS, |pods| {
+            let released = |pod: &Value| {
+                pod["metadata"]["name"] == "own" && pod["metadata"]["ownerReferences"].is_null()
+            };
+            pods.len() == 2 && pods.iter().any(released)
+        })
+        .await;
+}

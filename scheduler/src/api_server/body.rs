@@ -40,12 +40,13 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 
 /// An object in any of the encodings that clients send.
 pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
-    match media_type(headers) {
+    let object = match media_type(headers) {
         "application/json" => from_json(bytes),
         "application/yaml" => from_yaml(bytes),
         "application/vnd.kubernetes.protobuf" => super::interim::protobuf::decode(bytes),
         other => Err(unsupported(other)),
-    }
+    }?;
+    if object.is_object() { Ok(object) } else { Err(Status::bad_request("the body is not an object")) }
 }
 
 pub fn from_json(bytes: &[u8]) -> Result<Value, Status> {

@@ -51,4 +51,6 @@ impl Server {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

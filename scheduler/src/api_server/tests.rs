@@ -41,7 +41,7 @@ impl Streams for Talkative {
     }
 }
 
-async fn server() -> Server {
+pub async fn server() -> Server {
     let registry = Registry::in_memory(Clock::default()).expect("opens");
     registry.bootstrap("127.0.0.1".parse().expect("an address"), 6443).await.expect("bootstraps");
     Server::new(registry, Arc::new(Talkative))
@@ -67,7 +67,7 @@ async fn json_of(answer: Response<Body>) -> Value {
     serde_json::from_slice(&bytes).expect("is JSON")
 }
 
-async fn call(server: &Server, method: &str, uri: &str, body: Value) -> (u16, Value) {
+pub async fn call(server: &Server, method: &str, uri: &str, body: Value) -> (u16, Value) {
     let answer = send(server, method, uri, &body).await;
     (answer.status().as_u16(), json_of(answer).await)
 }

@@ -226,7 +226,8 @@ impl Patch {
             Self::Strategic(patch) => api::patch::strategic(&mut target, patch),
         }
         .map_err(|error| unpatchable(&error))?;
-        Ok(target)
+        let refusal = || Status::bad_request("the patch leaves something that is not an object");
+        if target.is_object() { Ok(target) } else { Err(refusal()) }
     }
 }
 

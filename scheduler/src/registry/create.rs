@@ -1,6 +1,6 @@
 //! Creating an object.
 
-use super::{Registry, WriteOptions, admission, failed, identity, managed_fields, object, services};
+use super::{Registry, WriteOptions, admission, failed, identity, managed_fields, object, services, shape};
 use crate::store::{Expect, StoreError};
 use api::{Resource, Status, resource};
 use serde_json::{Value, json};
@@ -126,9 +126,7 @@ impl super::Inner {
 
 /// Makes apiVersion, kind and namespace what the request says, or refuses what contradicts it.
 fn check_identity(resource: &Resource, namespace: &str, object: &mut Value) -> Result<(), Status> {
-    if !object.is_object() {
-        return Err(Status::bad_request("the object is not a JSON object"));
-    }
+    shape::check(object)?;
     for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
         let given = object[field].as_str().unwrap_or_default();
         if !given.is_empty() && given != expected {

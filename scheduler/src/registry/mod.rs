@@ -15,6 +15,7 @@ pub mod identity;
 mod managed_fields;
 pub mod object;
 mod services;
+mod shape;
 mod update;
 mod watch;
 

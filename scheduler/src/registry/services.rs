@@ -138,7 +138,7 @@ fn carry_over(service: &mut Value, old: &Value, kind: &str) {
     }
     if !matches!(kind, "NodePort" | "LoadBalancer") {
         // A Service that is no NodePort any more gives its ports back, unless the update asks for them.
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(service) {
             let same = ports(old).iter().any(|before| before["nodePort"] == port["nodePort"]);
             if let Some(port) = port.as_object_mut().filter(|_| same) {
                 port.remove("nodePort");
@@ -147,7 +147,7 @@ fn carry_over(service: &mut Value, old: &Value, kind: &str) {
         return;
     }
     let taken: HashSet<u16> = ports(service).iter().filter_map(node_port).collect();
-    for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in ports_mut(service) {
         let same = |before: &&Value| before["port"] == port["port"] && protocol(before) == protocol(port);
         let before = ports(old).iter().find(same).and_then(node_port);
         if let (None, Some(before)) = (node_port(port), before.filter(|port| !taken.contains(port))) {
@@ -226,7 +226,7 @@ fn allocate_ports(service: &mut Value, used: &Used) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut own: Vec<(u16, String)> = Vec::new();
     let asked: HashSet<u16> = ports(service).iter().filter_map(node_port).collect();
-    for (index, port) in service["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+    for (index, port) in ports_mut(service).enumerate() {
         let protocol = protocol(port).to_owned();
         let wanted = port["nodePort"].as_i64().unwrap_or(0);
         let mut refuse = |why: String| {
@@ -282,6 +282,12 @@ fn address(service: &Value) -> Option<Ipv4Addr> {
 
 fn ports(service: &Value) -> &[Value] {
     service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What is no object is left for validation to refuse.
+fn ports_mut(service: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports")).and_then(Value::as_array_mut);
+    ports.into_iter().flatten().filter(|port| port.is_object())
 }
 
 fn node_port(port: &Value) -> Option<u16> {

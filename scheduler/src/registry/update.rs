@@ -1,6 +1,6 @@
 //! Changing an object: its main part, its status, and the few writes with rules of their own.
 
-use super::{Registry, WriteOptions, admission, failed, managed_fields, object, services};
+use super::{Registry, WriteOptions, admission, failed, managed_fields, object, services, shape};
 use crate::store::{Entry, Expect, StoreError};
 use api::{FieldError, Resource, Status, resource};
 use serde_json::{Value, json};
@@ -59,7 +59,8 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let entry = self.entry(resource, namespace, name).await?;
             let old = object::decode(&entry.value, entry.revision);
-            let new = change(old.clone())?;
+            let mut new = change(old.clone())?;
+            shape::check(&mut new)?;
             check_identity(resource, name, &old, &new)?;
             let written = Written { resource, subresource, entry, old };
             match self.update_once(written, new, options).await? {
@@ -166,9 +167,6 @@ pub fn set_condition(object: &mut Value, condition: Value) {
 }
 
 fn check_identity(resource: &Resource, name: &str, old: &Value, new: &Value) -> Result<(), Status> {
-    if !new.is_object() {
-        return Err(Status::bad_request("the object is not a JSON object"));
-    }
     for field in ["apiVersion", "kind"] {
         let (given, expected) = (new[field].as_str().unwrap_or_default(), &old[field]);
         if !given.is_empty() && given != expected {

@@ -1,1 +1,32 @@
+//! Images: names, registries, a content store, layers, and the writable layer of each container.
+//!
+//! On disk, below `<state>`: `images/<manifest digest>.json` (names, config, layers), `layers/<diff id>/` (unpacked once, never changed),
+//! `snapshots/<container>/{upper,work,root}`, `staging/` (what is being made; emptied at start).
+//!
+//! Invariants: what is under `layers/` and `images/` is whole and verified, because it is renamed there after it was synced; nothing is mounted on the
+//! host: a container's overlay is mounted in its own mount namespace by the runtime.
 #![forbid(unsafe_code)]
+
+mod archive;
+mod embedded;
+mod error;
+mod image;
+mod layer;
+mod pull;
+mod reference;
+mod registries;
+mod snapshot;
+mod store;
+mod users;
+
+pub use error::ImageError;
+pub use image::Image;
+pub use pull::{Credential, Progress};
+pub use reference::Reference;
+pub use registries::Registries;
+pub use snapshot::Snapshot;
+pub use store::ImageStore;
+pub use users::User;
+
+/// The image that is part of this library.
+pub const HELLO_IMAGE: &str = "wherry.local/hello:latest";

@@ -1,0 +1,199 @@
+//! Taking images from files: an OCI layout (directory or tar) or what `docker save` writes.
+
+use crate::{
+    Image, ImageError, ImageStore, Reference,
+    error::{io_error, malformed},
+    image::{Record, hex, parse_config},
+    layer::to_hex,
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    path::{Component, Path, PathBuf},
+};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+impl ImageStore {
+    /// Takes every image of the archive at `path`; `name` is for one that brings none, or instead of the one it brings. Blocks.
+    pub fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
+        if path.is_dir() {
+            return self.import_dir(path, name);
+        }
+        let staged = self.stage();
+        fs::create_dir(&staged).map_err(io_error("create", &staged))?;
+        let unpacked =
+            File::open(path).map_err(io_error("open", path)).and_then(|file| unpack(file, &staged));
+        let images = unpacked.and_then(|()| self.import_dir(&staged, name));
+        // Staging is emptied at the next start at the latest.
+        let _ = fs::remove_dir_all(&staged);
+        images
+    }
+
+    fn import_dir(&self, dir: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
+        let name = name.map(str::parse::<Reference>).transpose()?;
+        if dir.join("index.json").is_file() {
+            return self.import_layout(dir, name.as_ref());
+        }
+        if dir.join("manifest.json").is_file() {
+            return self.import_saved(dir, name.as_ref());
+        }
+        Err(malformed(
+            dir.display().to_string(),
+            "is neither an OCI layout (index.json) nor a docker archive (manifest.json)",
+        ))
+    }
+
+    fn import_layout(&self, dir: &Path, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {
+        let index = read_json(&dir.join("index.json"))?;
+        let mut images = Vec::new();
+        for entry in index["manifests"].as_array().into_iter().flatten() {
+            let digest = entry["digest"].as_str().unwrap_or_default();
+            let own = [CONTAINERD_NAME, REF_NAME].iter().find_map(|key| entry["annotations"][*key].as_str());
+            let own = own.and_then(|own| own.parse::<Reference>().ok());
+            let Some(reference) = name.cloned().or(own) else {
+                return Err(malformed(
+                    dir.display().to_string(),
+                    "an image without a name: give one with --name",
+                ));
+            };
+            images.push(self.import_manifest(dir, digest, &reference)?);
+        }
+        Ok(images)
+    }
+
+    fn import_manifest(&self, dir: &Path, digest: &str, reference: &Reference) -> Result<Image, ImageError> {
+        let bytes = fs::read(blob(dir, digest)?).map_err(io_error("read", blob(dir, digest)?))?;
+        let actual = to_hex(Sha256::new_with_prefix(&bytes));
+        if hex(digest) != Some(&actual) {
+            return Err(ImageError::Digest {
+                what: "manifest".to_owned(),
+                expected: digest.to_owned(),
+                actual: format!("sha256:{actual}"),
+            });
+        }
+        let manifest: Value = serde_json::from_slice(&bytes).map_err(|err| malformed("manifest", err))?;
+        if let Some(entries) = manifest["manifests"].as_array() {
+            let fits = |entry: &&Value| {
+                entry["platform"]["architecture"] == architecture() && entry["platform"]["os"] == "linux"
+            };
+            let entry = entries
+                .iter()
+                .find(fits)
+                .ok_or_else(|| malformed(reference.to_string(), "no image for this architecture"))?;
+            return self.import_manifest(dir, entry["digest"].as_str().unwrap_or_default(), reference);
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let config = blob(dir, &text(&manifest["config"]["digest"]))?;
+        let layers = manifest["layers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|layer| blob(dir, &text(&layer["digest"])))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.add(&config, &layers, format!("sha256:{actual}"), vec![reference.to_string()])
+    }
+
+    fn import_saved(&self, dir: &Path, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {
+        let list = read_json(&dir.join("manifest.json"))?;
+        let mut images = Vec::new();
+        for entry in list.as_array().into_iter().flatten() {
+            let path = |value: &Value| inside(dir, value.as_str().unwrap_or_default());
+            let config = path(&entry["Config"])?;
+            let layers =
+                entry["Layers"].as_array().into_iter().flatten().map(path).collect::<Result<Vec<_>, _>>()?;
+            let tags = entry["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let names = match name {
+                Some(name) => vec![name.to_string()],
+                None => tags
+                    .map(|tag| tag.parse::<Reference>().map(|tag| tag.to_string()))
+                    .collect::<Result<Vec<_>, _>>()?,
+            };
+            if names.is_empty() {
+                return Err(malformed(
+                    dir.display().to_string(),
+                    "an image without a name: give one with --name",
+                ));
+            }
+            // The archive has no manifest; the configuration names the image as well.
+            let bytes = fs::read(&config).map_err(io_error("read", &config))?;
+            images.push(self.add(
+                &config,
+                &layers,
+                format!("sha256:{}", to_hex(Sha256::new_with_prefix(bytes))),
+                names,
+            )?);
+        }
+        Ok(images)
+    }
+
+    fn add(
+        &self,
+        config: &Path,
+        layers: &[PathBuf],
+        digest: String,
+        names: Vec<String>,
+    ) -> Result<Image, ImageError> {
+        let (config, diff_ids) = parse_config(&fs::read(config).map_err(io_error("read", config))?)?;
+        if diff_ids.len() != layers.len() {
+            return Err(malformed(
+                names.join(", "),
+                format!("{} layers but {} diff ids", layers.len(), diff_ids.len()),
+            ));
+        }
+        let mut size_bytes = 0;
+        for (layer, diff_id) in layers.iter().zip(&diff_ids) {
+            let file = File::open(layer).map_err(io_error("open", layer))?;
+            size_bytes += file.metadata().map_or(0, |meta| meta.len());
+            self.add_layer(diff_id, file)?;
+        }
+        self.add_image(Record { names, digest, size_bytes, diff_ids, config })
+    }
+}
+
+/// As image-spec names this machine's architecture.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value, ImageError> {
+    let bytes = fs::read(path).map_err(io_error("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|err| malformed(path.display().to_string(), err))
+}
+
+fn blob(dir: &Path, digest: &str) -> Result<PathBuf, ImageError> {
+    let hex = hex(digest)
+        .ok_or_else(|| malformed(dir.display().to_string(), format!("{digest:?} is no sha256 digest")))?;
+    inside(dir, &format!("blobs/sha256/{hex}"))
+}
+
+/// A regular file below `dir`, by a relative path that the archive gave.
+fn inside(dir: &Path, path: &str) -> Result<PathBuf, ImageError> {
+    let plain =
+        !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    let full = dir.join(path);
+    if plain && full.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return Ok(full);
+    }
+    Err(malformed(dir.display().to_string(), format!("has no file {path:?}")))
+}
+
+/// Unpacks the regular files of an archive of images; links of `docker save` become copies.
+fn unpack(file: File, target: &Path) -> Result<(), ImageError> {
+    let bad = |err: std::io::Error| malformed("archive", err);
+    let mut archive = tar::Archive::new(file);
+    for entry in archive.entries().map_err(bad)? {
+        let mut entry = entry.map_err(bad)?;
+        // unpack_in refuses paths and links that lead out.
+        if entry.header().entry_type().is_file() || entry.header().entry_type().is_dir() {
+            entry.unpack_in(target).map_err(bad)?;
+        }
+    }
+    Ok(())
+}

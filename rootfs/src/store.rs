@@ -1,0 +1,243 @@
+//! The store of images on disk.
+
+use crate::{
+    ImageError, Reference, Registries, embedded,
+    error::io_error,
+    image::{Image, Record, hex},
+    layer,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Cheap to clone. Blocking methods are for a thread that may block.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub root: PathBuf,
+    pub registries: Registries,
+    /// By manifest digest.
+    pub images: Mutex<BTreeMap<String, Record>>,
+    /// One pull of a name, and one unpacking of a layer, at a time.
+    pub locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    staged: AtomicU64,
+}
+
+impl ImageStore {
+    /// Opens the store below `state_dir`, making what is missing and removing what a crash left half done. Blocks.
+    pub fn open(state_dir: &Path, registries: Registries) -> Result<Self, ImageError> {
+        for dir in ["images", "layers", "snapshots"] {
+            let path = state_dir.join(dir);
+            fs::create_dir_all(&path).map_err(io_error("create", path))?;
+        }
+        let staging = state_dir.join("staging");
+        match fs::remove_dir_all(&staging) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io_error("remove", staging)(err));
+            }
+            _ => fs::create_dir_all(&staging).map_err(io_error("create", &staging))?,
+        }
+        let images = load(state_dir)?;
+        let inner = Inner {
+            root: state_dir.to_path_buf(),
+            registries,
+            images: Mutex::new(images),
+            locks: Mutex::new(BTreeMap::new()),
+            staged: AtomicU64::new(0),
+        };
+        let store = Self { inner: Arc::new(inner) };
+        embedded::install(&store)?;
+        store.remove_unused_layers()?;
+        Ok(store)
+    }
+
+    /// The image of that name or digest, if it is here.
+    pub fn resolve(&self, reference: &Reference) -> Option<Image> {
+        let images = self.inner.images.lock().expect("no panic while locked");
+        let name = reference.to_string();
+        let found = images.values().find(|record| {
+            let same_digest = reference.digest.as_ref().is_some_and(|digest| *digest == record.digest);
+            record.names.contains(&name)
+                || (same_digest
+                    && record.names.iter().any(|name| {
+                        name.starts_with(&format!("{}/{}", reference.registry, reference.repository))
+                    }))
+        });
+        found.map(|record| self.image(record))
+    }
+
+    /// Every image, by digest.
+    pub fn list(&self) -> Vec<Image> {
+        self.inner
+            .images
+            .lock()
+            .expect("no panic while locked")
+            .values()
+            .map(|record| self.image(record))
+            .collect()
+    }
+
+    /// Takes a name away, or with a digest the image with all its names. `users` are (image digest, container) pairs that keep images.
+    pub fn remove(&self, reference: &str, users: &[(String, String)]) -> Result<String, ImageError> {
+        let not_found = || ImageError::NotFound { reference: reference.to_owned() };
+        let mut images = self.inner.images.lock().expect("no panic while locked");
+        let by_digest = images.get(reference).map(|record| record.digest.clone());
+        let name =
+            if by_digest.is_some() { String::new() } else { reference.parse::<Reference>()?.to_string() };
+        let digest = match by_digest {
+            Some(digest) => digest,
+            None => images
+                .values()
+                .find(|record| record.names.contains(&name))
+                .map(|record| record.digest.clone())
+                .ok_or_else(not_found)?,
+        };
+        let record = images.get_mut(&digest).ok_or_else(not_found)?;
+        let last = name.is_empty() || record.names.len() == 1;
+        if let (true, Some((_, by))) = (last, users.iter().find(|(used, _)| *used == digest)) {
+            return Err(ImageError::InUse { reference: reference.to_owned(), by: by.clone() });
+        }
+        if last {
+            let path = self.record_path(&digest);
+            fs::remove_file(&path).map_err(io_error("remove", path))?;
+            images.remove(&digest);
+            drop(images);
+            self.remove_unused_layers()?;
+        } else {
+            record.names.retain(|have| *have != name);
+            let record = record.clone();
+            self.write_record(&record)?;
+        }
+        Ok(digest)
+    }
+
+    /// Layers that no image names go.
+    fn remove_unused_layers(&self) -> Result<(), ImageError> {
+        let images = self.inner.images.lock().expect("no panic while locked");
+        let used: BTreeSet<&str> =
+            images.values().flat_map(|record| &record.diff_ids).map(String::as_str).collect();
+        let layers = self.inner.root.join("layers");
+        for entry in fs::read_dir(&layers).map_err(io_error("list", &layers))?.flatten() {
+            if !used.contains(entry.file_name().to_string_lossy().as_ref()) {
+                // Moved away first: half a layer must never stand under its name.
+                let doomed = self.stage();
+                fs::rename(entry.path(), &doomed)
+                    .and_then(|()| fs::remove_dir_all(&doomed))
+                    .map_err(io_error("remove", entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_layer(&self, diff_id: &str) -> bool {
+        self.layer_path(diff_id).is_dir()
+    }
+
+    /// Unpacks a layer and puts it in place once it is whole, verified and on disk. Blocks.
+    pub(crate) fn add_layer(&self, diff_id: &str, input: impl Read) -> Result<(), ImageError> {
+        let target = self.layer_path(diff_id);
+        if target.is_dir() {
+            return Ok(());
+        }
+        let staged = self.stage();
+        fs::create_dir(&staged).map_err(io_error("create", &staged))?;
+        let added = layer::unpack(input, &staged).and_then(|(actual, _)| {
+            if actual != diff_id {
+                let (expected, actual) = (format!("sha256:{diff_id}"), format!("sha256:{actual}"));
+                return Err(ImageError::Digest { what: "layer".to_owned(), expected, actual });
+            }
+            let dir = File::open(&staged).map_err(io_error("open", &staged))?;
+            nix::unistd::syncfs(&dir).map_err(|err| io_error("sync", &staged)(err.into()))?;
+            match fs::rename(&staged, &target) {
+                // Another pull was faster.
+                Err(_) if target.is_dir() => Ok(()),
+                renamed => renamed.map_err(io_error("rename", &staged)),
+            }
+        });
+        // Gone when it was renamed; otherwise emptied at the next start at the latest.
+        let _ = fs::remove_dir_all(&staged);
+        added
+    }
+
+    /// Makes an image known whose layers are all there; its names are taken from any other image.
+    pub(crate) fn add_image(&self, mut record: Record) -> Result<Image, ImageError> {
+        let mut images = self.inner.images.lock().expect("no panic while locked");
+        if let Some(known) = images.get(&record.digest) {
+            let more =
+                known.names.iter().filter(|name| !record.names.contains(name)).cloned().collect::<Vec<_>>();
+            record.names.extend(more);
+        }
+        self.write_record(&record)?;
+        let digest = record.digest.clone();
+        for other in images.values_mut().filter(|other| other.digest != digest) {
+            let before = other.names.len();
+            other.names.retain(|name| !record.names.contains(name));
+            if other.names.len() != before {
+                self.write_record(other)?;
+            }
+        }
+        let image = self.image(&record);
+        images.insert(digest, record);
+        Ok(image)
+    }
+
+    fn write_record(&self, record: &Record) -> Result<(), ImageError> {
+        let (path, staged) = (self.record_path(&record.digest), self.stage());
+        let text = serde_json::to_vec(record).map_err(|err| crate::error::malformed("image record", err))?;
+        let written = fs::write(&staged, text)
+            .and_then(|()| File::open(&staged)?.sync_all())
+            .and_then(|()| fs::rename(&staged, &path));
+        written.map_err(io_error("write", path))
+    }
+
+    fn record_path(&self, digest: &str) -> PathBuf {
+        self.inner.root.join("images").join(format!("{}.json", hex(digest).unwrap_or_default()))
+    }
+
+    pub(crate) fn layer_path(&self, diff_id: &str) -> PathBuf {
+        self.inner.root.join("layers").join(diff_id)
+    }
+
+    /// A new path for something that is being made.
+    pub(crate) fn stage(&self) -> PathBuf {
+        let number = self.inner.staged.fetch_add(1, Ordering::Relaxed);
+        self.inner.root.join("staging").join(format!("{}-{number}", std::process::id()))
+    }
+
+    fn image(&self, record: &Record) -> Image {
+        Image {
+            names: record.names.clone(),
+            digest: record.digest.clone(),
+            size_bytes: record.size_bytes,
+            lower: record.diff_ids.iter().rev().map(|id| self.layer_path(id)).collect(),
+            config: record.config.clone(),
+        }
+    }
+}
+
+/// The images whose layers are all there; a record without them is left from a removal that was cut short.
+fn load(state_dir: &Path) -> Result<BTreeMap<String, Record>, ImageError> {
+    let dir = state_dir.join("images");
+    let mut images = BTreeMap::new();
+    for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))?.flatten() {
+        let text = fs::read(entry.path()).map_err(io_error("read", entry.path()))?;
+        match serde_json::from_slice::<Record>(&text) {
+            Ok(record) if record.diff_ids.iter().all(|id| state_dir.join("layers").join(id).is_dir()) => {
+                images.insert(record.digest.clone(), record);
+            }
+            _ => fs::remove_file(entry.path()).map_err(io_error("remove", entry.path()))?,
+        }
+    }
+    Ok(images)
+}

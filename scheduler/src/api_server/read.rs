@@ -45,6 +45,7 @@ impl Server {
 
     pub(super) async fn list(&self, target: &Target, call: &Call) -> Result<Answer, Status> {
         let shape = Shape::of(target.resource, call, self.registry().clock().now())?;
+        self.registry().require_revision(revision(call)?.unwrap_or(0))?;
         let (options, left) = start(call)?;
         let mut lister = Lister { server: self.clone(), target: target.clone(), shape, options };
         let limit = call.query.number::<usize>("limit")?.unwrap_or(0);

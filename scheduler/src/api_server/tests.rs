@@ -206,6 +206,11 @@ async fn old_revisions_are_gone() {
         call(&server, "GET", &format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact"), Value::Null)
             .await;
     assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
+    for query in ["resourceVersion=9999", "watch=1&resourceVersion=9999"] {
+        let (code, status) = call(&server, "GET", &format!("{MAPS}?{query}"), Value::Null).await;
+        let reason = &status["details"]["causes"][0]["reason"];
+        assert_eq!((code, reason), (504, &json!("ResourceVersionTooLarge")), "{query}");
+    }
 }
 
 #[tokio::test]

@@ -118,6 +118,12 @@ impl Registry {
         self.0.store.list(&prefix, options).await.map_err(failed)
     }
 
+    /// Refuses a revision that has not been reached.
+    pub fn require_revision(&self, asked: Revision) -> Result<(), Status> {
+        let newest = self.revision();
+        if asked <= newest { Ok(()) } else { Err(failed(StoreError::Future { asked, newest })) }
+    }
+
     /// Changes after revision `from`.
     pub async fn watch(
         &self,
@@ -159,6 +165,12 @@ fn failed(error: StoreError) -> Status {
             let message = format!("Too large resource version: {asked}, current: {newest}");
             let mut status = Status::new(504, "Timeout", message);
             status.details.retry_after_s = 1;
+            // By this clients know that the store is another one, and list anew.
+            status.details.causes.push(api::Cause {
+                reason: "ResourceVersionTooLarge".into(),
+                message: "Too large resource version".into(),
+                field: String::new(),
+            });
             status
         }
         StoreError::Conflict { .. } | StoreError::Backend(_) => Status::internal(error),

@@ -138,3 +138,127 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && (toleration.key.is_empty() || toleration.key == taint.key)
         && value.is_none_or(|value| !toleration.key.is_empty() && *value == taint.value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::plan::Write;
+
+    const NOW_S: i64 = 1_000_000;
+
+    fn world(ready: &str, taints: Value, tolerations: Value) -> World {
+        let mut world = World::default();
+        let mut put = |key: &str, object: Value| {
+            world.apply(key, 1, Some(&object.to_string().into_bytes().into()));
+        };
+        put(
+            "/nodes/n",
+            json!({"metadata": {"name": "n", "uid": "n"}, "spec": {"taints": taints},
+                   "status": {"conditions": [{"type": "Ready", "status": ready}]}}),
+        );
+        put(
+            "/pods/d/p",
+            json!({"metadata": {"name": "p", "namespace": "d", "uid": "p"},
+                   "spec": {"nodeName": "n", "tolerations": tolerations},
+                   "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}),
+        );
+        world
+    }
+
+    /// What a plan does, in a word each.
+    fn words(plan: &Plan) -> Vec<&'static str> {
+        let word = |write: &Write| match write {
+            Write::Delete(_) => "evict",
+            Write::Patch(patch) if patch.key.resource == resource::PODS => "pod not ready",
+            Write::Patch(patch) if patch.part == Part::Status => "node unknown",
+            Write::Patch(Patch { change: Change::Merge(merge), .. }) if merge["spec"]["taints"].is_null() => {
+                "untaint"
+            }
+            Write::Patch(_) => "taint",
+            _ => "other",
+        };
+        plan.writes.iter().map(word).collect()
+    }
+
+    #[test]
+    fn a_lost_node_is_tainted_and_its_pods_go_when_their_toleration_ends() {
+        let taint = |key: &str, added_s: i64| {
+            json!([{"key": key, "effect": "NoSchedule"},
+                   {"key": key, "effect": "NoExecute", "timeAdded": rfc3339(added_s)}])
+        };
+        let tolerate = |seconds: Value| json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]);
+        let here = Presence { connected: true, since_s: NOW_S };
+        let away = |seconds: i64| Presence { connected: false, since_s: NOW_S - seconds };
+        let tainted = |added_s: i64| taint(UNREACHABLE, added_s);
+        let none = || json!([]);
+        let cases = [
+            ("all is well", "True", none(), none(), here, vec![], None),
+            ("just gone", "True", none(), none(), away(10), vec![], Some(NOW_S + 30)),
+            (
+                "gone for the grace period",
+                "True",
+                none(),
+                tolerate(300.into()),
+                away(40),
+                vec!["node unknown", "taint", "pod not ready"],
+                Some(NOW_S + 300),
+            ),
+            (
+                "nothing tolerated",
+                "True",
+                none(),
+                none(),
+                away(40),
+                vec!["node unknown", "taint", "pod not ready", "evict"],
+                None,
+            ),
+            (
+                "tolerated for ever",
+                "Unknown",
+                tainted(NOW_S - 999),
+                tolerate(Value::Null),
+                away(999),
+                vec!["pod not ready"],
+                None,
+            ),
+            (
+                "toleration over",
+                "Unknown",
+                tainted(NOW_S - 300),
+                tolerate(300.into()),
+                away(340),
+                vec!["pod not ready", "evict"],
+                None,
+            ),
+            ("back again", "True", tainted(NOW_S - 10), none(), here, vec!["untaint"], None),
+        ];
+        for (name, ready, taints, tolerations, presence, expected, again_at_s) in cases {
+            let plan = sync(&world(ready, taints, tolerations), "n", presence, 40, NOW_S);
+            assert_eq!((words(&plan), plan.again_at_s), (expected, again_at_s), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_toleration_covers_key_value_and_effect() {
+        let taint = Taint { key: "k".into(), value: "v".into(), effect: "NoSchedule".into(), added_s: None };
+        let toleration = |key: &str, value: Option<&str>, effect: &str| Toleration {
+            key: key.into(),
+            value: value.map(str::to_owned),
+            effect: effect.into(),
+            seconds: None,
+        };
+        let cases = [
+            (toleration("k", Some("v"), "NoSchedule"), true),
+            (toleration("k", Some("v"), ""), true),
+            (toleration("k", None, "NoSchedule"), true),
+            (toleration("", None, ""), true),
+            (toleration("k", Some("w"), ""), false),
+            (toleration("j", None, ""), false),
+            (toleration("k", None, "NoExecute"), false),
+            (toleration("", Some("v"), ""), false),
+        ];
+        for (toleration, expected) in cases {
+            assert_eq!(tolerates(&toleration, &taint), expected, "{toleration:?}");
+        }
+    }
+}

@@ -137,3 +137,33 @@ fn thousands_of_pods_are_decided_in_seconds_at_most() {
     assert_eq!(decisions.len(), 5000);
     assert!(decisions.iter().all(|decision| decision.node.is_some()));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_node_is_given_more_than_it_has(
+        nodes in proptest::collection::vec(1u64..8, 1..5),
+        pods in proptest::collection::vec(100u64..3000, 1..40),
+    ) {
+        let (mut world, mut placer) = (World::default(), Placer::default());
+        for (index, cpu) in nodes.iter().enumerate() {
+            let name = format!("n{index}");
+            put(&mut world, &mut placer, &format!("/nodes//{name}"), &node(&name, &cpu.to_string(), json!({})));
+        }
+        for (index, millis) in pods.iter().enumerate() {
+            let name = format!("p{index:02}");
+            put(&mut world, &mut placer, &format!("/pods/d/{name}"), &pod(&name, json!({}), &format!("{millis}m")));
+        }
+        let mut free: Vec<u64> = nodes.iter().map(|cpu| cpu * 1000).collect();
+        for decision in placer.decide(&world, 0, 100) {
+            let asked = pods[decision.pod.name[1..].parse::<usize>().expect("a number")];
+            match decision.node {
+                Some(node) => {
+                    let index: usize = node[1..].parse().expect("a number");
+                    proptest::prop_assert!(free[index] >= asked, "{node} has {} m of {asked} m", free[index]);
+                    free[index] -= asked;
+                }
+                None => proptest::prop_assert!(free.iter().all(|free| *free < asked), "{asked} m would fit"),
+            }
+        }
+    }
+}

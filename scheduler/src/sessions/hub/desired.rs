@@ -3,8 +3,9 @@
 use super::{Hub, on_node};
 use crate::{
     controllers::{
+        object::Fnv,
         plan::Regarding,
-        world::{Changed, Meta, NsName, Pod, World},
+        world::{Changed, Meta, NsName, Pod as PodView, World},
     },
     sessions::{
         fetch::{Surroundings, service_addresses},
@@ -13,9 +14,9 @@ use crate::{
         service,
     },
 };
-use agent_protocol::{ClusterConfig, LimitsEnforced, Service, ToAgent};
+use agent_protocol::{ClusterConfig, LimitsEnforced, Pod, Service, ToAgent};
 use api::Status;
-use std::sync::Arc;
+use std::{hash::Hasher, sync::Arc};
 use tracing::warn;
 
 impl Hub {
@@ -35,7 +36,7 @@ impl Hub {
                 self.service_changed(world, &NsName::new(&at.namespace, service));
             }
             Changed::Reference { namespace, reference } => {
-                let pods: Vec<&Pod> =
+                let pods: Vec<&PodView> =
                     world.pods_referring(namespace, reference).filter_map(|at| world.pods.get(at)).collect();
                 for pod in pods {
                     self.mark(pod);
@@ -45,13 +46,13 @@ impl Hub {
         }
     }
 
-    fn mark(&mut self, pod: &Pod) {
+    fn mark(&mut self, pod: &PodView) {
         if let Some(session) = self.sessions.get_mut(&pod.node) {
             session.dirty.insert(pod.meta.uid.clone(), pod.meta.at.clone());
         }
     }
 
-    fn pod_changed(&mut self, new: Option<&Pod>, old: Option<&Pod>) {
+    fn pod_changed(&mut self, new: Option<&PodView>, old: Option<&PodView>) {
         if let Some(old) = old
             && new.is_none_or(|new| new.meta.uid != old.meta.uid || new.node != old.node)
             && !old.node.is_empty()
@@ -62,7 +63,7 @@ impl Hub {
             self.remove(&old.node, &old.meta.uid);
         }
         if let Some(new) = new.filter(|new| !new.node.is_empty()) {
-            let same = |old: &Pod| {
+            let same = |old: &PodView| {
                 old.meta.uid == new.meta.uid && old.node == new.node && old.desired_hash == new.desired_hash
             };
             if !old.is_some_and(same) {
@@ -160,12 +161,7 @@ impl Hub {
         self.report_node(&node);
     }
 
-    pub(super) fn collected(
-        &mut self,
-        world: &World,
-        connection: u64,
-        pods: Result<Vec<agent_protocol::Pod>, Status>,
-    ) {
+    pub(super) fn collected(&mut self, world: &World, connection: u64, pods: Result<Vec<Pod>, Status>) {
         let Some(node) = self.nodes.get(&connection).cloned() else { return };
         let pods = match pods {
             Ok(pods) => pods,
@@ -177,7 +173,7 @@ impl Hub {
         };
         self.send(&node, |seq| ToAgent::SyncBegin { seq });
         for pod in pods.into_iter().filter(|pod| on_node(world, &pod.uid, &node).is_some()) {
-            self.send(&node, |seq| ToAgent::PutPod { seq, pod: Box::new(pod) });
+            self.send_pod(&node, Box::new(pod));
         }
         let services: Vec<Service> = self.services.values().cloned().collect();
         for service in services {
@@ -194,7 +190,7 @@ impl Hub {
         world: &World,
         connection: u64,
         uid: &str,
-        pod: Result<Option<Box<agent_protocol::Pod>>, Status>,
+        pod: Result<Option<Box<Pod>>, Status>,
     ) {
         let Some(node) = self.nodes.get(&connection).cloned() else { return };
         if let Some(session) = self.sessions.get_mut(&node) {
@@ -202,7 +198,7 @@ impl Hub {
         }
         let known = on_node(world, uid, &node);
         match pod {
-            Ok(Some(pod)) if known.is_some() => self.send(&node, |seq| ToAgent::PutPod { seq, pod }),
+            Ok(Some(pod)) if known.is_some() => self.send_pod(&node, pod),
             Ok(_) => {}
             Err(status) => {
                 warn!(node, pod.uid = uid, error = %status, "a pod could not be read");
@@ -212,4 +208,21 @@ impl Hub {
             }
         }
     }
+
+    /// Sends a pod unless the node has it just so.
+    fn send_pod(&mut self, node: &str, pod: Box<Pod>) {
+        let fingerprint = fingerprint(&pod);
+        let Some(session) = self.sessions.get_mut(node) else { return };
+        if session.sent.insert(pod.uid.clone(), fingerprint) != Some(fingerprint) {
+            self.send(node, |seq| ToAgent::PutPod { seq, pod });
+        }
+    }
+}
+
+/// Of all of a pod but its revision.
+fn fingerprint(pod: &Pod) -> u64 {
+    let mut hasher = Fnv::default();
+    let bare = Pod { revision: 0, ..pod.clone() };
+    hasher.write(&codec::to_bytes(&bare).unwrap_or_default());
+    hasher.finish()
 }

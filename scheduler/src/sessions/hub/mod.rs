@@ -61,6 +61,8 @@ struct Session {
     /// Pods to be sent, by uid.
     dirty: BTreeMap<String, NsName>,
     resolving: HashSet<String>,
+    /// Fingerprints of what was sent, by uid: the same is not sent twice.
+    sent: HashMap<String, u64>,
     report: Option<Box<NodeStatus>>,
     reporting: bool,
     pod_cidr: Option<String>,
@@ -160,6 +162,7 @@ impl Hub {
                 live: false,
                 dirty: BTreeMap::new(),
                 resolving: HashSet::new(),
+                sent: HashMap::new(),
                 report: None,
                 reporting: false,
                 pod_cidr: None,
@@ -253,6 +256,9 @@ impl Hub {
     }
 
     fn remove(&mut self, node: &str, uid: &str) {
+        if let Some(session) = self.sessions.get_mut(node) {
+            session.sent.remove(uid);
+        }
         if self.sessions.get(node).is_some_and(|session| session.live) {
             self.send(node, |seq| ToAgent::RemovePod { seq, uid: uid.to_owned() });
         }

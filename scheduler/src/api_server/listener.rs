@@ -7,6 +7,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -36,6 +37,8 @@ const STREAMS_PER_CONNECTION: u32 = 250;
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// A peer that answers no ping for this long is gone.
 const PING_MAX: Duration = Duration::from_secs(20);
+const KEEPALIVE_IDLE_S: u32 = 60;
+const KEEPALIVE_INTERVAL_S: u32 = 15;
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +137,7 @@ impl Listener {
 }
 
 async fn serve_connection(socket: TcpStream, tls: TlsAcceptor, server: Server) {
-    // Without it small answers wait for the peer's delayed acknowledgement.
-    let _ = socket.set_nodelay(true);
+    set_options(&socket);
     let stream = match timeout(HANDSHAKE_MAX, tls.accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
@@ -159,6 +161,16 @@ async fn serve_connection(socket: TcpStream, tls: TlsAcceptor, server: Server) {
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         debug!(%error, "connection ended");
     }
+}
+
+/// Options that only make a connection better: one that refuses them is served all the same.
+fn set_options(socket: &TcpStream) {
+    // Without it small answers wait for the peer's delayed acknowledgement.
+    let _ = socket.set_nodelay(true);
+    // A watcher whose host is gone says nothing and reads nothing: probes find out.
+    let _ = setsockopt(socket, sockopt::KeepAlive, &true);
+    let _ = setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S);
+    let _ = setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S);
 }
 
 fn tls(error: impl std::fmt::Display) -> ListenerError {

@@ -1,6 +1,6 @@
 //! What every store promises, written against the trait: the embedded store runs it here.
 
-use super::{Embedded, Expect, ListOptions, Revision, Store, StoreError, Write};
+use super::{Embedded, Expect, ListOptions, Revision, Store, StoreError, Write, writer::Limits};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -146,6 +146,25 @@ async fn a_reopened_file_goes_on() {
     let mut watch = store.watch("/pods/", 0).await.expect("history survives");
     assert_eq!(watch.next().await.expect("a change").revision, first);
     assert_eq!(create(&store, "/pods/n/b", "2").await, first + 1);
+}
+
+#[tokio::test]
+async fn history_is_cut_by_itself() {
+    for (limits, value, what) in [
+        (Limits { revisions: 50, bytes: u64::MAX }, "v".to_owned(), "many revisions"),
+        (Limits { revisions: 500, bytes: 10_000 }, "v".repeat(400), "many bytes"),
+    ] {
+        let store = Embedded::in_memory_with(limits).expect("opens");
+        let first = create(&store, "/pods/n/kept", "1").await;
+        let mut last = create(&store, "/pods/n/changed", &value).await;
+        for _ in 0..200 {
+            let write = put("/pods/n/changed", Expect::Revision(last), &value);
+            last = store.commit(vec![write]).await.expect("commits");
+        }
+        assert!(matches!(store.watch("/pods/", first).await, Err(StoreError::Compacted { .. })), "{what}");
+        store.watch("/pods/", last - 40).await.expect("the newest history is kept");
+        assert_eq!(listed(&store, ListOptions::default()).await.0.len(), 2, "{what}");
+    }
 }
 
 proptest! {

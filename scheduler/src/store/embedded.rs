@@ -11,7 +11,7 @@
 use super::{
     Change, Entry, ListOptions, Page, Revision, Store, StoreError, Watch, Write,
     history::{self, History},
-    writer,
+    writer::{self, Limits},
 };
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
@@ -66,19 +66,23 @@ impl Embedded {
         let file = FileBackend::new(file).map_err(|error| failed(&error))?;
         let mut builder = Database::builder();
         let db = builder.set_cache_size(CACHE_BYTES).create_with_backend(file);
-        Self::start(db.map_err(|error| failed(&error))?)
+        Self::start(db.map_err(|error| failed(&error))?, Limits::default())
     }
 
     /// A store that is gone when it is dropped.
     pub fn in_memory() -> Result<Self, StoreError> {
+        Self::in_memory_with(Limits::default())
+    }
+
+    pub(super) fn in_memory_with(limits: Limits) -> Result<Self, StoreError> {
         let db = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(InMemoryBackend::new())
             .map_err(backend)?;
-        Self::start(db)
+        Self::start(db, limits)
     }
 
-    fn start(db: Database) -> Result<Self, StoreError> {
+    fn start(db: Database, limits: Limits) -> Result<Self, StoreError> {
         let transaction = db.begin_write().map_err(backend)?;
         let newest = {
             transaction.open_table(VERSIONS).map_err(backend)?;
@@ -90,7 +94,7 @@ impl Embedded {
         let db = Arc::new(db);
         let history = Arc::new(History::new(newest));
         let (requests, inbox) = mpsc::channel();
-        let thread = writer::spawn(db.clone(), history.clone(), inbox)
+        let thread = writer::spawn(db.clone(), history.clone(), limits, inbox)
             .map_err(|error| StoreError::Backend(format!("start the writer thread: {error}")))?;
         let thread = Mutex::new(Some(thread));
         Ok(Self(Arc::new(Inner { db, history, requests: Some(requests), thread })))

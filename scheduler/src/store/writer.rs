@@ -18,10 +18,20 @@ use tokio::sync::oneshot;
 
 /// Transactions that share one fsync at most.
 const BATCH_MAX: usize = 512;
-/// Revisions of history that are always kept.
-const KEEP_REVISIONS: u64 = 20_000;
-/// History is cut shorter than that when superseded values take more than this.
-const KEEP_BYTES: u64 = 64 << 20;
+/// How much history is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub revisions: u64,
+    /// With more than this in superseded values a tenth of the revisions is kept.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { revisions: 20_000, bytes: 64 << 20 }
+    }
+}
+
 /// Versions looked at by one step of automatic compaction, so that no write waits long for it.
 const COMPACT_STEP: u64 = 2_000;
 
@@ -33,9 +43,10 @@ pub(super) enum Request {
 pub(super) fn spawn(
     db: Arc<Database>,
     history: Arc<History>,
+    limits: Limits,
     inbox: mpsc::Receiver<Request>,
 ) -> io::Result<JoinHandle<()>> {
-    let mut writer = Writer { newest: history.newest(), db, history, superseded_bytes: 0 };
+    let mut writer = Writer { newest: history.newest(), db, history, limits, superseded_bytes: 0 };
     std::thread::Builder::new().name("store".into()).spawn(move || {
         while let Ok(first) = inbox.recv() {
             let mut batch = vec![first];
@@ -48,6 +59,7 @@ pub(super) fn spawn(
 struct Writer {
     db: Arc<Database>,
     history: Arc<History>,
+    limits: Limits,
     newest: Revision,
     /// Bytes of superseded values since automatic compaction last ran; an estimate after a restart.
     superseded_bytes: u64,
@@ -176,12 +188,13 @@ impl Writer {
     }
 
     fn compact_step(&mut self, transaction: &WriteTransaction) -> Result<(), StoreError> {
-        let keep = if self.superseded_bytes > KEEP_BYTES { KEEP_REVISIONS / 10 } else { KEEP_REVISIONS };
+        let many = self.superseded_bytes > self.limits.bytes;
+        let keep = if many { self.limits.revisions / 10 } else { self.limits.revisions };
         let target = self.newest.saturating_sub(keep);
         compact(transaction, target, COMPACT_STEP)?;
         let meta = transaction.open_table(META).map_err(backend)?;
         let compacted = meta.get(COMPACTED).map_err(backend)?.map_or(0, |n| n.value());
-        if compacted >= target && keep < KEEP_REVISIONS {
+        if many && compacted >= target {
             self.superseded_bytes = 0;
         }
         Ok(())

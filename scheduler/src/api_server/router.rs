@@ -11,7 +11,7 @@ use api::Status;
 use axum::{
     body::Body,
     extract::Request,
-    http::{Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -55,6 +55,7 @@ impl Server {
             _ => {}
         }
         let user = user.ok_or_else(|| Status::new(401, "Unauthorized", "Unauthorized"))?;
+        let user = impersonated(user, request.headers())?;
         let query = Query::parse(request.uri())?;
         let (parts, content) = request.into_parts();
         let call = Call { parts, query, user };
@@ -124,6 +125,27 @@ impl Server {
             _ => Err(not_found()),
         }
     }
+}
+
+/// Who a master asks to be, as with `kubectl --as`.
+fn impersonated(user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
+    let values = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let Some(name) = values("impersonate-user").next() else {
+        if values("impersonate-group").next().is_none() {
+            return Ok(user);
+        }
+        return Err(Status::bad_request("requested groups to impersonate without impersonating a user"));
+    };
+    if !user.groups.iter().any(|group| group == MASTERS) {
+        let message = format!(
+            "users {name:?} is forbidden: User {:?} cannot impersonate resource \"users\" in API group \"\" at the \
+             cluster scope",
+            user.name
+        );
+        return Err(Status::new(403, "Forbidden", message));
+    }
+    let groups = values("impersonate-group").map(str::to_owned).collect();
+    Ok(Arc::new(User { name: name.into(), groups }))
 }
 
 fn authorize(call: &Call, target: &Target) -> Result<(), Status> {

@@ -108,6 +108,20 @@ async fn strangers_see_health_and_version_only() {
 }
 
 #[tokio::test]
+async fn masters_may_be_others_and_nobody_else() {
+    let server = server().await;
+    let get = || {
+        let request = Request::builder().uri("/api/v1/pods").header("Impersonate-User", "eve");
+        request.body(Body::empty()).expect("is a request")
+    };
+    let refused = json_of(server.answer(get(), admin()).await).await;
+    assert!(refused["message"].as_str().is_some_and(|message| message.contains("User \"eve\" cannot list")));
+    let user = Some(Arc::new(User { name: "bob".into(), groups: Vec::new() }));
+    let refused = json_of(server.answer(get(), user).await).await;
+    assert!(refused["message"].as_str().is_some_and(|message| message.contains("cannot impersonate")));
+}
+
+#[tokio::test]
 async fn pages_are_of_one_revision() {
     let server = server().await;
     create_maps(&server, &["a", "b", "c", "d"]).await;

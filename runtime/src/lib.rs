@@ -12,3 +12,4 @@ mod init;
 pub mod monitor;
 mod mounts;
 mod seccomp;
+pub mod self_protection;

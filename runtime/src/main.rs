@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = commands::Cli::parse();
-    match commands::run(&cli) {
+    match commands::protect(&cli).and_then(|()| commands::run(&cli)) {
         Ok(code) => ExitCode::from(code),
         Err(err) => {
             let message = runtime::container::chain(&err);

@@ -57,6 +57,8 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
         return Err(ContainerError::WrongState { what: "exec in", id: options.id.clone(), status });
     }
     let spec = runtime_spec::load(&record.bundle)?;
+    let mut options = options;
+    inherit(&mut options.process, &spec);
     let filters = match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         Some(profile) => seccomp::compile(profile).map_err(InitError::from)?,
         None => Vec::new(),
@@ -94,6 +96,20 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     Ok(Created { pid, pidfd, terminal })
 }
 
+/// What a process.json does not say about privileges is as for the container's own process, never more.
+fn inherit(process: &mut Process, spec: &Spec) {
+    let Some(own) = spec.process() else { return };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(own.rlimits().clone());
+    }
+}
+
 /// Waits until exec has closed the child's end of the channel.
 fn wait_exec(channel: &Channel) -> Result<Option<OwnedFd>, ContainerError> {
     channel.go().map_err(kernel("the new process"))?;
@@ -123,6 +139,7 @@ fn run(
         move |source| InitError::Io { what, source }
     };
     channel.wait_go().map_err(io("wait for the parent"))?;
+    init::identity::oom_score(&options.process)?;
     SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
     let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWCGROUP

@@ -38,9 +38,12 @@ fn hint(source: &Errno) -> &'static str {
     }
 }
 
-/// Resource limits and the OOM score.
 pub fn limits(process: &Process) -> Result<(), IdentityError> {
-    process.rlimits().iter().flatten().try_for_each(rlimit)?;
+    process.rlimits().iter().flatten().try_for_each(rlimit)
+}
+
+/// Sets the OOM score, through the host's procfs: what the container has in its place is not to be trusted (CVE-2025-52881).
+pub fn oom_score(process: &Process) -> Result<(), IdentityError> {
     let Some(value) = process.oom_score_adj() else { return Ok(()) };
     fs::write("/proc/self/oom_score_adj", value.to_string())
         .map_err(|source| IdentityError::OomScore { value, source })
@@ -102,9 +105,8 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
             .filter_map(|name| caps::to_canonical(&name.to_string()).parse::<Cap>().ok())
             .collect()
     };
-    if let Some(listed) = listed {
-        bound(&set(Some(listed.bounding())))?;
-    }
+    // A process that lists no capabilities has none, as under runc and crun.
+    bound(&set(listed.map(|listed| listed.bounding())))?;
     // Without this, setuid would empty the permitted set.
     prctl::set_keepcaps(true).map_err(failed("keep capabilities".to_owned()))?;
     let groups: Vec<Gid> = user.additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
@@ -119,9 +121,9 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     }
     enter(process)?;
-    let Some(listed) = listed else { return Ok(()) };
-    let (effective, inheritable) = (set(Some(listed.effective())), set(Some(listed.inheritable())));
-    let permitted: CapsHashSet = set(Some(listed.permitted()));
+    let effective = set(listed.map(|listed| listed.effective()));
+    let inheritable = set(listed.map(|listed| listed.inheritable()));
+    let permitted = set(listed.map(|listed| listed.permitted()));
     // What goes is dropped last from permitted, or the others could not be set.
     for (kind, value) in [
         (CapSet::Effective, &effective),
@@ -133,9 +135,14 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
         caps::set(None, kind, &allowed)
             .map_err(|source| IdentityError::Capabilities { set: kind, source })?;
     }
-    for capability in set(Some(listed.ambient())) {
-        let raised = runtime_sys::process::raise_ambient(capability.index());
-        raised.map_err(|source| IdentityError::Ambient { name: capability.to_string(), source })?;
+    for capability in set(listed.map(|listed| listed.ambient())) {
+        match runtime_sys::process::raise_ambient(capability.index()) {
+            // Not permitted and inheritable: what cannot be granted is left out (config.md, "Linux Process").
+            Err(err) if err.raw_os_error() == Some(libc::EPERM) => {}
+            raised => {
+                raised.map_err(|source| IdentityError::Ambient { name: capability.to_string(), source })?
+            }
+        }
     }
     Ok(())
 }

@@ -124,14 +124,21 @@ fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
     if init.stdio.is_some() || terminal {
         setsid().map_err(|err| io("setsid")(err.into()))?;
     }
+    if let Some(process) = process {
+        identity::oom_score(process)?;
+    }
     let user_namespace = has_namespace(init.spec, LinuxNamespaceType::User);
     if user_namespace {
         identity::become_root()?;
+    }
+    if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
+        runtime_sys::net::loopback_up().map_err(io("switch lo on"))?;
     }
     let null = devices::host_null()?;
     let propagation = init.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
     mounts::mount_all(&root, init.spec, init.bundle)?;
+    mounts::verify_proc(&root, init.spec)?;
     devices::create(&root, init.spec, user_namespace)?;
     let hooks = init.spec.hooks().as_ref();
     hooks::run(
@@ -228,12 +235,16 @@ pub fn attach_stdio(stdio: Stdio) -> io::Result<()> {
 }
 
 fn name_host(spec: &Spec) -> Result<(), InitError> {
-    let Some(name) = spec.hostname() else { return Ok(()) };
     if !has_namespace(spec, LinuxNamespaceType::Uts) {
         return Ok(());
     }
-    nix::unistd::sethostname(name)
-        .map_err(|err| InitError::Io { what: format!("set hostname {name:?}"), source: err.into() })
+    if let Some(name) = spec.hostname() {
+        nix::unistd::sethostname(name)
+            .map_err(|err| InitError::Io { what: format!("set hostname {name:?}"), source: err.into() })?;
+    }
+    let Some(name) = spec.domainname() else { return Ok(()) };
+    runtime_sys::process::set_domain_name(name)
+        .map_err(|source| InitError::Io { what: format!("set domainname {name:?}"), source })
 }
 
 fn sysctls(root: &OwnedFd, spec: &Spec) -> Result<(), InitError> {
@@ -241,11 +252,20 @@ fn sysctls(root: &OwnedFd, spec: &Spec) -> Result<(), InitError> {
     for (name, value) in listed.into_iter().flatten() {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         let file = runtime_sys::path::open_in_root(root, &path, nix::fcntl::OFlag::O_WRONLY);
-        let written = file.and_then(|file| File::from(file).write_all(value.as_bytes()));
+        let written = file.and_then(|file| {
+            mounts::expect_proc(&file)?;
+            File::from(file).write_all(value.as_bytes())
+        });
         written
             .map_err(|source| InitError::Io { what: format!("set sysctl {name} to {value:?}"), source })?;
     }
     Ok(())
+}
+
+/// Whether the container makes a namespace of this kind, not joins one.
+fn has_new_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    listed.into_iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
 }
 
 pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {

@@ -146,6 +146,26 @@ fn open_target(root: &OwnedFd, target: &Path, is_dir: bool) -> io::Result<OwnedF
     if is_dir { make_dirs_in_root(root, target) } else { make_file_in_root(root, target) }
 }
 
+/// Checks that what config.json mounts as `proc` on /proc is what is there in the end: a volume above it, or a link in its place, would swallow the
+/// masks (CVE-2019-16884, CVE-2019-19921, CVE-2023-27561).
+pub fn verify_proc(root: &OwnedFd, spec: &Spec) -> Result<(), MountError> {
+    let proc = Path::new("/proc");
+    let listed = |mount: &Mount| mount.destination() == proc && mount.typ().as_deref() == Some("proc");
+    if !spec.mounts().iter().flatten().any(listed) {
+        return Ok(());
+    }
+    let there = runtime_sys::path::open_beneath(root, Path::new("proc"), OFlag::O_PATH);
+    there.and_then(|there| expect_proc(&there)).map_err(io_error("use", proc))
+}
+
+/// Errors: `PermissionDenied` when the file is not on a procfs.
+pub fn expect_proc(file: impl AsFd) -> io::Result<()> {
+    match nix::sys::statfs::fstatfs(file)?.filesystem_type() {
+        nix::sys::statfs::PROC_SUPER_MAGIC => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not on a procfs")),
+    }
+}
+
 /// Makes the root read-only; mounts below keep their own flags.
 pub fn make_read_only(root: &OwnedFd) -> Result<(), MountError> {
     let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };

@@ -127,6 +127,12 @@ pub fn terminal_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
+/// Sets the NIS domain name of this uts namespace; setdomainname(2).
+pub fn set_domain_name(name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads `len` bytes of `name`, which lives across the call.
+    check(i64::from(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) })).map(drop)
+}
+
 /// Adds a capability to the ambient set, capabilities(7). Errors: `EPERM` not permitted and inheritable.
 pub fn raise_ambient(capability: u8) -> io::Result<()> {
     // SAFETY: prctl with integers only.

@@ -1,5 +1,7 @@
 //! The commands: arguments, and which function of the library each is.
 
+mod exec;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::{
     signal::{SigSet, Signal},
@@ -7,9 +9,9 @@ use nix::sys::{
 };
 use runtime::{
     clock,
-    container::{self, ContainerError, CreateOptions, Created, ExecOptions, Stdio},
+    container::{self, ContainerError, CreateOptions, Created, Stdio},
 };
-use runtime_spec::{ContainerId, oci::Process};
+use runtime_spec::ContainerId;
 use serde_json::{Value, json};
 use std::{
     fs, io,
@@ -83,21 +85,7 @@ enum Command {
         force: bool,
     },
     /// Run a further process in a container
-    Exec {
-        id: ContainerId,
-        /// process.json; otherwise the container's own process with other arguments
-        #[arg(short, long, value_name = "FILE")]
-        process: Option<PathBuf>,
-        #[arg(short, long)]
-        tty: bool,
-        #[arg(long, value_name = "FILE")]
-        pid_file: Option<PathBuf>,
-        /// Do not wait for it
-        #[arg(short, long)]
-        detach: bool,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    Exec(exec::ExecArgs),
     /// List containers
     List {
         #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
@@ -117,6 +105,17 @@ enum Command {
     },
 }
 
+/// Before a command that makes processes in containers: see [`runtime::self_protection`].
+pub fn protect(cli: &Cli) -> Result<(), ContainerError> {
+    match cli.command {
+        Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Monitor { .. } => {
+            runtime::self_protection::protect()
+                .map_err(io_error("run from a read-only mount", Path::new("/proc/self/exe")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs the command; gives the exit code.
 pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
     let root = cli.root.as_path();
@@ -132,14 +131,7 @@ pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
             container::signal(root, id, parse_signal(signal)?, *all).map(|()| 0)
         }
         Command::Delete { id, force } => container::delete(root, id, *force).map(|()| 0),
-        Command::Exec { id, process, tty, pid_file, detach, args } => {
-            let process = process_of(root, id, process.as_deref(), args, *tty)?;
-            let options =
-                ExecOptions { id, state_root: root, process, stdio: Stdio::Inherit, preserve_fds: 0 };
-            let created = container::exec(options)?;
-            write_pid(pid_file.as_deref(), created.pid)?;
-            if *detach { Ok(0) } else { attended(&created) }
-        }
+        Command::Exec(args) => exec::run(root, args),
         Command::List { format } => list(root, format == "json"),
         Command::Pause { id } => container::pause(root, id).map(|()| 0),
         Command::Resume { id } => container::resume(root, id).map(|()| 0),
@@ -186,14 +178,8 @@ fn create(root: &Path, args: &CreateArgs) -> Result<Created, ContainerError> {
         preserve_fds,
     };
     let mut created = container::create(options)?;
-    let handed = write_pid(args.pid_file.as_deref(), created.pid).and_then(|()| {
-        match (&args.console_socket, created.terminal.take()) {
-            (Some(socket), Some(master)) => send_terminal(socket, &master),
-            (None, Some(_)) => Err(refused("process.terminal is set, but no --console-socket is given")),
-            (Some(_), None) => Err(refused("--console-socket is given, but process.terminal is not set")),
-            (None, None) => Ok(()),
-        }
-    });
+    let handed = write_pid(args.pid_file.as_deref(), created.pid)
+        .and_then(|()| hand_over(args.console_socket.as_deref(), created.terminal.take()));
     if let Err(err) = handed {
         container::delete(root, &args.id, true)?;
         return Err(err);
@@ -241,24 +227,6 @@ fn attended(created: &Created) -> Result<u8, ContainerError> {
     }
 }
 
-fn process_of(
-    root: &Path,
-    id: &ContainerId,
-    file: Option<&Path>,
-    args: &[String],
-    tty: bool,
-) -> Result<Process, ContainerError> {
-    if let Some(path) = file {
-        let text = fs::read(path).map_err(io_error("read", path))?;
-        return serde_json::from_slice(&text).map_err(|err| io_error("parse", path)(io::Error::other(err)));
-    }
-    if args.is_empty() {
-        return Err(refused("exec: name a command, or a process.json with --process"));
-    }
-    let spec = runtime_spec::load(&container::state(root, id)?.record.bundle)?;
-    Ok(container::process_like(&spec, args.to_vec(), tty))
-}
-
 fn list(root: &Path, as_json: bool) -> Result<u8, ContainerError> {
     let views = container::list(root)?;
     if as_json {
@@ -299,6 +267,15 @@ fn parse_signal(text: &str) -> Result<Signal, ContainerError> {
 
 fn write_pid(file: Option<&Path>, pid: i32) -> Result<(), ContainerError> {
     file.map_or(Ok(()), |path| fs::write(path, pid.to_string()).map_err(io_error("write", path)))
+}
+
+fn hand_over(socket: Option<&Path>, terminal: Option<OwnedFd>) -> Result<(), ContainerError> {
+    match (socket, terminal) {
+        (Some(socket), Some(master)) => send_terminal(socket, &master),
+        (None, Some(_)) => Err(refused("process.terminal is set, but no --console-socket is given")),
+        (Some(_), None) => Err(refused("--console-socket is given, but process.terminal is not set")),
+        (None, None) => Ok(()),
+    }
 }
 
 fn send_terminal(socket: &Path, master: &OwnedFd) -> Result<(), ContainerError> {

@@ -1,0 +1,113 @@
+//! `exec ID [COMMAND...]`: a further process in a running container. Exit code: that of the process, unless detached.
+
+use super::{attended, hand_over, io_error, refused, write_pid};
+use clap::Args;
+use runtime::container::{self, ContainerError, ExecOptions, Stdio};
+use runtime_spec::{
+    ContainerId,
+    oci::{Process, UserBuilder},
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    id: ContainerId,
+    /// process.json; otherwise the container's own process with other arguments
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["env", "cwd", "user", "additional_gids", "args", "tty"])]
+    process: Option<PathBuf>,
+    /// Set an environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+    /// User id, and group id if not 0
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
+    user: Option<(u32, u32)>,
+    /// A further group id
+    #[arg(short = 'g', long, value_name = "GID")]
+    additional_gids: Vec<u32>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Write its pid to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Socket that is sent the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Pass this many descriptors on, from 3
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    preserve_fds: u32,
+    /// Do not wait for it
+    #[arg(short, long)]
+    detach: bool,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
+    let (id, process) = (&args.id, process_of(root, args)?);
+    if process.terminal() == Some(true) && args.console_socket.is_none() {
+        return Err(refused("the process has a terminal, but no --console-socket is given"));
+    }
+    let preserve_fds = args.preserve_fds;
+    let options = ExecOptions { id, state_root: root, process, stdio: Stdio::Inherit, preserve_fds };
+    let mut created = container::exec(options)?;
+    write_pid(args.pid_file.as_deref(), created.pid)?;
+    hand_over(args.console_socket.as_deref(), created.terminal.take())?;
+    if args.detach { Ok(0) } else { attended(&created) }
+}
+
+fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
+    if let Some(path) = &args.process {
+        let text = fs::read(path).map_err(io_error("read", path))?;
+        return serde_json::from_slice(&text).map_err(|err| io_error("parse", path)(io::Error::other(err)));
+    }
+    if args.args.is_empty() {
+        return Err(refused("exec: name a command, or a process.json with --process"));
+    }
+    let spec = runtime_spec::load(&container::state(root, &args.id)?.record.bundle)?;
+    let mut process = container::process_like(&spec, args.args.clone(), args.tty);
+    let env = process.env().iter().flatten().chain(&args.env).cloned().collect();
+    process.set_env(Some(env));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    let (uid, gid) = args.user.unwrap_or((process.user().uid(), process.user().gid()));
+    let mut groups = process.user().additional_gids().clone().unwrap_or_default();
+    groups.extend(&args.additional_gids);
+    let user = UserBuilder::default().uid(uid).gid(gid).additional_gids(groups).build();
+    process.set_user(user.expect("every field that is needed is set"));
+    Ok(process)
+}
+
+/// `1000` or `1000:1000`; names are the image's business, and -1 means "leave it" to the kernel.
+fn parse_user(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|&id| digits && id != u32::MAX)
+    };
+    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
+    number(uid).zip(number(gid)).ok_or_else(|| "give numbers, as in 1000 or 1000:1000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_one_or_two_numbers() {
+        for (text, expected) in [("0", (0, 0)), ("1000", (1000, 0)), ("1000:5", (1000, 5))] {
+            assert_eq!(parse_user(text), Ok(expected));
+        }
+        for text in
+            ["", ":", "1:", ":1", "root", "-1", "+1", " 1", "1:2:3", "4294967295", "4294967296", "0x0"]
+        {
+            assert!(parse_user(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! create, start, state, kill, delete, list, pause: in order, out of order, and after failures.
+
+use crate::bundle::shell;
+use serde_json::{Value, json};
+use std::fs;
+
+#[test]
+fn a_container_lives_through_its_states() {
+    let Some(bundle) = shell("trap 'exit 3' TERM; while :; do sleep 1; done") else { return };
+    bundle.write();
+    bundle.runtime(&["create", "--pid-file", "pid", "{id}"]).expect_ok();
+    assert_eq!(bundle.status(), "created");
+    let pid = fs::read_to_string(bundle.dir.join("pid")).expect("written");
+    let procs = fs::read_to_string(bundle.cgroup().join("cgroup.procs")).expect("read");
+    assert_eq!(procs.trim(), pid, "the first process is in the container's cgroup");
+    bundle.runtime(&["create", "{id}"]).expect_err(1, "already exists");
+    bundle.runtime(&["delete", "{id}"]).expect_err(1, "it is created");
+    bundle.runtime(&["start", "{id}"]).expect_ok();
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "it is running");
+    assert_eq!(bundle.status(), "running");
+    let listed: Value =
+        serde_json::from_str(&bundle.runtime(&["list", "-f", "json"]).expect_ok()).expect("JSON");
+    assert_eq!(listed[0]["id"], json!(bundle.id));
+    bundle.runtime(&["pause", "{id}"]).expect_ok();
+    assert_eq!(bundle.status(), "paused");
+    bundle.runtime(&["resume", "{id}"]).expect_ok();
+    bundle.runtime(&["kill", "{id}", "KILL"]).expect_ok();
+    bundle.wait_for("it stops", || bundle.status() == "stopped");
+    bundle.runtime(&["kill", "{id}"]).expect_err(1, "it is stopped");
+    bundle.runtime(&["delete", "{id}"]).expect_ok();
+    bundle.expect_gone();
+    bundle.runtime(&["state", "{id}"]).expect_err(1, "does not exist");
+}
+
+#[test]
+fn run_ends_as_its_program_ends() {
+    let cases = [
+        (json!(["/bin/sh", "-c", "exit 7"]), 7, ""),
+        (json!(["/bin/sh", "-c", "kill -9 $$ & wait"]), 0, ""),
+        (json!(["no-such-program"]), 127, "executable file not found in $PATH"),
+        (json!(["/no/such"]), 127, "/no/such"),
+        (json!(["/data"]), 126, "/data"),
+    ];
+    for (args, code, words) in cases {
+        let Some(bundle) = shell("") else { return };
+        fs::write(bundle.root().join("data"), "no program").expect("written");
+        let bundle = bundle.with("/process/args", args);
+        bundle.run().expect_err(code, words);
+        bundle.expect_gone();
+    }
+}
+
+#[test]
+fn whatever_fails_leaves_nothing() {
+    let cases = [
+        ("/root/path", json!("nowhere"), "nowhere"),
+        ("/process/cwd", json!("/bin/sh"), "process.cwd"),
+        ("/process/args", json!([]), "process.args"),
+        ("/hostname", json!("x".repeat(65)), "hostname"),
+        ("/linux/sysctl", json!({"no.such": "1"}), "no.such"),
+        ("/linux/namespaces/4", json!({"type": "network", "path": "/nowhere"}), "/nowhere"),
+        ("/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY"), "NOTIFY"),
+        ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
+    ];
+    let mounts = [
+        (json!({"destination": "/x", "type": "nofs"}), "nofs"),
+        (json!({"destination": "/x", "type": "bind", "source": "/nowhere", "options": ["bind"]}), "/nowhere"),
+        (json!({"destination": "/x", "type": "tmpfs", "options": ["size=wrong"]}), "/x"),
+    ];
+    for (pointer, value, words) in cases {
+        let Some(bundle) = shell("true") else { return };
+        let bundle = bundle.with(pointer, value);
+        bundle.run().expect_err(1, words);
+        bundle.expect_gone();
+    }
+    for (value, words) in mounts {
+        let Some(bundle) = shell("true") else { return };
+        let bundle = bundle.also("/mounts", value);
+        bundle.run().expect_err(1, words);
+        bundle.expect_gone();
+    }
+}
+
+#[test]
+fn force_deletes_what_runs_with_its_children() {
+    let Some(bundle) = shell("sleep 1000 & sleep 1000 & touch /ready; wait") else { return };
+    bundle.up();
+    bundle.wait_for("it is ready", || bundle.root().join("ready").exists());
+    let pids = bundle.runtime(&["ps", "{id}"]).expect_ok();
+    let pids: Vec<i32> = serde_json::from_str(&pids).expect("JSON");
+    assert_eq!(pids.len(), 3);
+    bundle.runtime(&["pause", "{id}"]).expect_ok();
+    bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+    bundle.expect_gone();
+    // At most zombies, until whoever inherited them looks.
+    let runs =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"));
+    assert!(!pids.iter().any(runs), "{pids:?}");
+    bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+    bundle.runtime(&["delete", "{id}"]).expect_err(1, "does not exist");
+}
+
+#[test]
+fn a_state_directory_from_a_crash_is_deleted() {
+    let Some(bundle) = shell("true") else { return };
+    let dir = bundle.state_root().join(&bundle.id);
+    for text in [None, Some("")] {
+        fs::create_dir_all(&dir).expect("made");
+        if let Some(text) = text {
+            fs::write(dir.join("state.json.new"), text).expect("written");
+        }
+        assert_eq!(bundle.status(), "creating");
+        bundle.runtime(&["delete", "{id}"]).expect_ok();
+        bundle.expect_gone();
+    }
+}
+
+#[test]
+fn a_runtime_killed_at_any_moment_leaves_what_delete_removes() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.write();
+    // Stopped after ever more system calls, until creating it succeeds.
+    for calls in (1..).step_by(23) {
+        let traced = std::process::Command::new("strace")
+            .args(["-o", "/dev/null", "-e"])
+            .arg(format!("inject=all:signal=SIGKILL:when={calls}"))
+            .args(bundle.command(&["create", "{id}"]).get_args().skip(3))
+            .current_dir(&bundle.dir)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+        let Ok(status) = traced else {
+            eprintln!("skipped: strace is needed");
+            return;
+        };
+        bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+        bundle.expect_gone();
+        if status.success() {
+            assert!(calls > 1, "nothing was injected");
+            break;
+        }
+        assert!(calls < 5000, "creating a container takes too many system calls");
+    }
+}

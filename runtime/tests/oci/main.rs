@@ -1,0 +1,10 @@
+//! The runtime's command line against the real kernel: what a container sees, what it cannot do, and what is left when it is gone.
+//!
+//! Needs root, cgroup v2 and a static busybox; without them each test says `skipped: why`, or fails under `REQUIRE_PRIVILEGED=1`.
+
+mod attacks;
+mod bundle;
+mod exec;
+mod hooks;
+mod isolation;
+mod lifecycle;

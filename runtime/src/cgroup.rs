@@ -35,6 +35,8 @@ pub enum CgroupError {
     ControllerMissing { controller: &'static str, field: &'static str, path: PathBuf },
     #[error("linux.resources.{field}: {value} was not accepted by {}: {cause}", path.display())]
     Refused { field: &'static str, value: String, path: PathBuf, cause: String },
+    #[error("linux.resources.{field}: {value}: is not supported")]
+    Unsupported { field: &'static str, value: String },
     #[error("cgroup {} still has processes {:?} after {} s", path.display(), pids, EMPTY_WAIT.as_secs())]
     Busy { path: PathBuf, pids: Vec<String> },
 }
@@ -92,6 +94,7 @@ impl Cgroup {
 
     /// Writes every limit of `resources` and reads it back.
     pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        refuse_unsupported(resources)?;
         let mut limits = Vec::new();
         if let Some(cpu) = resources.cpu() {
             limits.extend(
@@ -232,6 +235,41 @@ impl Cgroup {
             .map(|entry| Self::at(entry.path()))
             .collect()
     }
+}
+
+/// What nothing here writes must not look as if it were in force. Fields of cgroup v1 alone that docker and podman always send (kernel memory,
+/// swappiness 0 and 60, an empty list) ask for nothing.
+fn refuse_unsupported(resources: &LinuxResources) -> Result<(), CgroupError> {
+    let refuse = |field: &'static str, value: Option<String>| match value {
+        Some(value) => Err(CgroupError::Unsupported { field, value }),
+        None => Ok(()),
+    };
+    if let Some(cpu) = resources.cpu() {
+        refuse("cpu.realtimeRuntime", cpu.realtime_runtime().filter(|&us| us != 0).map(|us| us.to_string()))?;
+        refuse("cpu.realtimePeriod", cpu.realtime_period().filter(|&us| us != 0).map(|us| us.to_string()))?;
+        refuse("cpu.burst", cpu.burst().filter(|&us| us != 0).map(|us| us.to_string()))?;
+        refuse("cpu.idle", cpu.idle().filter(|&idle| idle != 0).map(|idle| idle.to_string()))?;
+        refuse("cpu.cpus", cpu.cpus().clone().filter(|cpus| !cpus.is_empty()))?;
+        refuse("cpu.mems", cpu.mems().clone().filter(|mems| !mems.is_empty()))?;
+    }
+    if let Some(memory) = resources.memory() {
+        refuse(
+            "memory.disableOOMKiller",
+            memory.disable_oom_killer().filter(|&off| off).map(|off| off.to_string()),
+        )?;
+    }
+    let network = resources.network().as_ref();
+    refuse("network.classID", network.and_then(|network| network.class_id()).map(|id| id.to_string()))?;
+    refuse(
+        "hugepageLimits",
+        resources.hugepage_limits().iter().flatten().next().map(|limit| limit.page_size().clone()),
+    )?;
+    refuse("rdma", resources.rdma().iter().flatten().next().map(|(device, _)| device.clone()))?;
+    let io = resources.block_io().as_ref();
+    refuse(
+        "blockIO.weight",
+        io.and_then(|io| io.weight()).filter(|&weight| weight != 0).map(|weight| weight.to_string()),
+    )
 }
 
 /// Makes the controllers of `dir` available below it; processes right in `dir` go into the leaf `holder` first, as cgroup v2 allows none

@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod container;
+mod device_rules;
 mod hooks;
 mod init;
 pub mod monitor;

@@ -3,7 +3,7 @@
 use super::{ContainerError, Created, Record, Stdio, io_error, kernel, record::start_ticks};
 use crate::{
     cgroup::Cgroup,
-    clock, hooks,
+    clock, device_rules, hooks,
     init::{
         self, Init,
         channel::{self, Channel, FromInit},
@@ -86,9 +86,11 @@ fn create_in(options: CreateOptions<'_>, spec: &Spec) -> Result<Created, Contain
     };
     record.save(state_root)?;
     let cgroup = Cgroup::create(&path)?;
-    if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    if let Some(resources) = resources {
         cgroup.limit(resources)?;
     }
+    device_rules::apply(&cgroup, resources.and_then(|resources| resources.devices().as_deref()))?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
     let start = listen(&Record::dir(state_root, id))?;
     let root = spec.root().as_ref().map(|root| options.bundle.join(root.path())).unwrap_or_default();

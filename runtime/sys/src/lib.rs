@@ -4,6 +4,7 @@
 //! ([`process::clone3`] and [`process::fork`] refuse a process with threads), descriptors are owned or borrowed, and paths go in as C strings made here.
 //! Linux 5.12 or newer.
 
+pub mod bpf;
 pub mod mount;
 pub mod net;
 pub mod path;

@@ -136,6 +136,9 @@ pub fn config(inputs: &Inputs<'_>) -> Value {
         "cgroupsPath": inputs.cgroup,
         "resources": resources(inputs),
     });
+    if security.privileged {
+        linux["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+    }
     if !security.privileged && !security.unmasked_proc {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);

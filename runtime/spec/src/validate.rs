@@ -20,6 +20,8 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
             "AppArmor is not supported",
         )?;
         require(process.selinux_label().is_none(), "process.selinuxLabel", "SELinux is not supported")?;
+        require(process.io_priority().is_none(), "process.ioPriority", "is not supported")?;
+        require(process.scheduler().is_none(), "process.scheduler", "is not supported")?;
         for (index, variable) in process.env().iter().flatten().enumerate() {
             require(
                 variable.contains('=') && !variable.contains('\0'),
@@ -33,6 +35,11 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
             !mount.destination().as_os_str().is_empty(),
             &format!("mounts[{index}].destination"),
             "is empty",
+        )?;
+        require(
+            mount.uid_mappings().is_none() && mount.gid_mappings().is_none(),
+            &format!("mounts[{index}].uidMappings"),
+            "idmapped mounts are not supported",
         )?;
     }
     linux(spec)
@@ -65,6 +72,13 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
     require(!mapped || has_user, "linux.uidMappings", "needs a user namespace")?;
     require(linux.mount_label().is_none(), "linux.mountLabel", "SELinux is not supported")?;
     require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
+    require(
+        linux.time_offsets().iter().flatten().count() == 0,
+        "linux.timeOffsets",
+        "time namespaces are not supported",
+    )?;
+    require(linux.net_devices().iter().flatten().count() == 0, "linux.netDevices", "is not supported")?;
+    require(linux.memory_policy().is_none(), "linux.memoryPolicy", "is not supported")?;
     require(linux.personality().is_none(), "linux.personality", "is not supported")?;
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
         require(
@@ -99,12 +113,18 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let cases: [(&str, Value, &str); 7] = [
+        let cases: [(&str, Value, &str); 9] = [
             ("/ociVersion", json!("2.0.0"), "ociVersion"),
             ("/root/path", json!(""), "root.path"),
             ("/process/args", json!([]), "process.args"),
             ("/process/cwd", json!("tmp"), "process.cwd"),
             ("/process/env", json!(["A"]), "process.env[0]"),
+            (
+                "/process/ioPriority",
+                json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
+                "process.ioPriority",
+            ),
+            ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),
             ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces"),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "linux.namespaces[1]"),
         ];

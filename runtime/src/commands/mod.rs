@@ -1,6 +1,8 @@
 //! The commands: arguments, and which function of the library each is.
 
 mod exec;
+mod features;
+mod spec;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::{
@@ -56,6 +58,12 @@ struct CreateArgs {
     /// Pass this many descriptors on, from 3
     #[arg(long, default_value_t = 0, value_name = "N")]
     preserve_fds: u32,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Refused: without pivot_root the host's root stays in reach
+    #[arg(long)]
+    no_pivot: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,6 +98,9 @@ enum Command {
     List {
         #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
         format: String,
+        /// Ids only
+        #[arg(short, long)]
+        quiet: bool,
     },
     /// Stop every process of a container
     Pause { id: ContainerId },
@@ -97,6 +108,10 @@ enum Command {
     Resume { id: ContainerId },
     /// List the processes of a container
     Ps { id: ContainerId },
+    /// Write a config.json to start from
+    Spec(spec::SpecArgs),
+    /// Print what this runtime supports
+    Features,
     /// Watch over one pod; started by the agent
     Monitor {
         /// The pod's directory
@@ -132,7 +147,14 @@ pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
         }
         Command::Delete { id, force } => container::delete(root, id, *force).map(|()| 0),
         Command::Exec(args) => exec::run(root, args),
-        Command::List { format } => list(root, format == "json"),
+        Command::List { quiet: true, .. } => {
+            let ids: Vec<String> =
+                container::list(root)?.iter().map(|view| format!("{}\n", view.record.id)).collect();
+            print(&ids.concat())
+        }
+        Command::List { format, .. } => list(root, format == "json"),
+        Command::Spec(args) => spec::run(args),
+        Command::Features => print(&format!("{:#}\n", features::features())),
         Command::Pause { id } => container::pause(root, id).map(|()| 0),
         Command::Resume { id } => container::resume(root, id).map(|()| 0),
         Command::Ps { id } => {
@@ -167,6 +189,9 @@ fn time() -> String {
 }
 
 fn create(root: &Path, args: &CreateArgs) -> Result<Created, ContainerError> {
+    if args.no_pivot {
+        return Err(refused("--no-pivot is not supported: the host's root would stay in reach"));
+    }
     let bundle = args.bundle.canonicalize().map_err(io_error("find the bundle", &args.bundle))?;
     let preserve_fds = args.preserve_fds;
     let options = CreateOptions {
@@ -176,6 +201,7 @@ fn create(root: &Path, args: &CreateArgs) -> Result<Created, ContainerError> {
         overlay: None,
         stdio: Stdio::Inherit,
         preserve_fds,
+        new_keyring: !args.no_new_keyring,
     };
     let mut created = container::create(options)?;
     let handed = write_pid(args.pid_file.as_deref(), created.pid)

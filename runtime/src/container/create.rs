@@ -39,6 +39,8 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio,
     /// Descriptors from 3 on that the program keeps.
     pub preserve_fds: u32,
+    /// A session keyring of its own, instead of this process's.
+    pub new_keyring: bool,
 }
 
 /// Creates a container; its first process waits for [`super::start`]. On an error nothing is left.
@@ -100,7 +102,7 @@ fn create_in(options: CreateOptions<'_>, spec: &Spec) -> Result<Created, Contain
     if let Ok(Clone::Child) = cloned {
         drop(parent);
         let (overlay, stdio) = (options.overlay.as_ref(), Some(options.stdio));
-        let preserve_fds = options.preserve_fds;
+        let (preserve_fds, new_keyring) = (options.preserve_fds, options.new_keyring);
         let init = Init {
             id,
             spec,
@@ -111,6 +113,7 @@ fn create_in(options: CreateOptions<'_>, spec: &Spec) -> Result<Created, Contain
             start,
             channel: child,
             preserve_fds,
+            new_keyring,
         };
         std::process::exit(i32::from(init::run(init)));
     }

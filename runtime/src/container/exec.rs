@@ -154,6 +154,7 @@ fn run(
     if user_namespace {
         init::identity::become_root()?;
     }
+    init::new_keyring(&format!("_ses.{}", options.id))?;
     setsid().map_err(|err| io("setsid")(err.into()))?;
     if options.process.terminal() == Some(true) {
         let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())

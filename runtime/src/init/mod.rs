@@ -87,6 +87,7 @@ pub struct Init<'a> {
     pub channel: Channel,
     /// Descriptors after stdio that the program keeps.
     pub preserve_fds: u32,
+    pub new_keyring: bool,
 }
 
 /// Becomes the container's program; returns only to end the process.
@@ -134,6 +135,9 @@ fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
     if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
         runtime_sys::net::loopback_up().map_err(io("switch lo on"))?;
     }
+    if init.new_keyring {
+        new_keyring(&format!("_ses.{}", init.id))?;
+    }
     let null = devices::host_null()?;
     let propagation = init.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
@@ -160,6 +164,17 @@ fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
         mounts::make_read_only(&root)?;
     }
     Ok(mounts::pivot(&root)?)
+}
+
+/// The keys of whoever made the container are not the container's; an exec joins its keyring by name.
+pub fn new_keyring(name: &str) -> Result<(), InitError> {
+    match runtime_sys::process::join_session_keyring(name) {
+        // A kernel without keys, or a host that filters the call, has none to hide.
+        Err(err) if matches!(err.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        joined => {
+            joined.map_err(|source| InitError::Io { what: "join a session keyring".to_owned(), source })
+        }
+    }
 }
 
 fn start(init: &Init<'_>) -> Result<Infallible, InitError> {

@@ -68,8 +68,15 @@ pub fn create(request: &Create, state_root: &Path) -> Result<Container, Containe
         work: overlay.work.clone(),
     });
     let stdio = Stdio::Pipes { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr };
-    let options =
-        CreateOptions { id: &id, bundle: &request.bundle, state_root, overlay, stdio, preserve_fds: 0 };
+    let options = CreateOptions {
+        id: &id,
+        bundle: &request.bundle,
+        state_root,
+        overlay,
+        stdio,
+        preserve_fds: 0,
+        new_keyring: true,
+    };
     let created = container::create(options)?;
     let (outputs, stdin) = match created.terminal {
         Some(master) => {

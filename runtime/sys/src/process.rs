@@ -127,6 +127,14 @@ pub fn terminal_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
+/// Joins the session keyring `name`, made if it is not there; keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn join_session_keyring(name: &str) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: `name` is a C string alive across the call, the only memory that this operation reads.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
+        .map(drop)
+}
+
 /// Sets the NIS domain name of this uts namespace; setdomainname(2).
 pub fn set_domain_name(name: &str) -> io::Result<()> {
     // SAFETY: the kernel reads `len` bytes of `name`, which lives across the call.

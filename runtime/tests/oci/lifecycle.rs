@@ -143,3 +143,62 @@ fn a_runtime_killed_at_any_moment_leaves_what_delete_removes() {
         assert!(calls < 5000, "creating a container takes too many system calls");
     }
 }
+
+#[test]
+fn the_config_that_spec_writes_runs() {
+    let Some(bundle) = shell("true") else { return };
+    bundle.runtime(&["spec"]).expect_ok();
+    bundle.runtime(&["spec"]).expect_err(1, "config.json");
+    let path = bundle.dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+    config["process"]["args"] = json!(["sh", "-c", "hostname; mount | grep -c /sys/fs/cgroup"]);
+    config["process"]["env"] = json!(["PATH=/bin"]);
+    config["linux"]["cgroupsPath"] = bundle.config["linux"]["cgroupsPath"].clone();
+    for dir in ["proc", "dev", "sys"] {
+        fs::create_dir(bundle.root().join(dir)).expect("made");
+    }
+    fs::write(&path, config.to_string()).expect("written");
+    bundle.runtime(&["run", "--no-pivot", "{id}"]).expect_err(1, "--no-pivot");
+    assert_eq!(bundle.runtime(&["run", "{id}"]).expect_ok(), "wherry\n1\n");
+    let features: Value = serde_json::from_str(&bundle.runtime(&["features"]).expect_ok()).expect("JSON");
+    assert_eq!(features["linux"]["cgroup"]["v2"], json!(true));
+}
+
+#[test]
+fn a_terminal_is_handed_over_and_is_the_console() {
+    use std::{io::Read, os::unix::net::UnixListener};
+    let Some(bundle) = shell("tty; stat -c %t:%T /dev/console >/tty-numbers; stty size") else { return };
+    let bundle = bundle
+        .with("/process/terminal", json!(true))
+        .with("/process/consoleSize", json!({"height": 33, "width": 111}));
+    bundle.write();
+    bundle.runtime(&["create", "{id}"]).expect_err(1, "no --console-socket");
+    let listener = UnixListener::bind(bundle.dir.join("console")).expect("listens");
+    bundle.runtime(&["create", "--console-socket", "console", "{id}"]).expect_ok();
+    let (stream, _) = listener.accept().expect("connected");
+    let mut terminal = receive(&stream);
+    bundle.runtime(&["start", "{id}"]).expect_ok();
+    bundle.wait_for("it ends", || bundle.status() == "stopped");
+    let mut text = [0; 512];
+    let mut seen = String::new();
+    // The other end is closed: what is left can be read, then it is an error.
+    while let Ok(len @ 1..) = terminal.read(&mut text) {
+        seen.push_str(&String::from_utf8_lossy(&text[..len]));
+    }
+    assert_eq!(seen, "/dev/pts/0\r\n33 111\r\n");
+}
+
+/// The descriptor that comes over `stream`.
+fn receive(stream: &std::os::unix::net::UnixStream) -> fs::File {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0; 64];
+    let mut control = nix::cmsg_space!(i32);
+    let mut slices = [std::io::IoSliceMut::new(&mut byte)];
+    let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+    let message = recvmsg::<()>(fd, &mut slices, Some(&mut control), MsgFlags::empty()).expect("received");
+    let received = message.cmsgs().expect("whole").find_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    runtime_sys::process::own_received(received.expect("a descriptor")).into()
+}

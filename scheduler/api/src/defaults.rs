@@ -1,6 +1,7 @@
 //! What an object is given when it does not say: the defaults of Kubernetes' own versions of these kinds.
 
 use crate::Resource;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 type Fields = Map<String, Value>;
@@ -10,7 +11,7 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
     match (resource.group, resource.plural) {
         ("", "pods") => with(object, "spec", pod_spec),
         ("", "services") => with(object, "spec", service),
-        ("", "secrets") => set(object, "type", json!("Opaque")),
+        ("", "secrets") => secret(object),
         ("apps", "deployments") => with(object, "spec", deployment),
         ("apps", "replicasets") => with(object, "spec", |spec| {
             default(spec, "replicas", json!(1));
@@ -23,6 +24,18 @@ pub fn set_defaults(resource: &Resource, object: &mut Value) {
             });
         }
         _ => {}
+    }
+}
+
+/// `stringData` is written into `data` and not kept.
+fn secret(secret: &mut Value) {
+    set(secret, "type", json!("Opaque"));
+    let Some(fields) = secret.as_object_mut() else { return };
+    let Some(Value::Object(texts)) = fields.remove("stringData") else { return };
+    let data = fields.entry("data").or_insert_with(|| json!({}));
+    if let Some(data) = data.as_object_mut() {
+        let encode = |text: &Value| json!(STANDARD.encode(text.as_str().unwrap_or_default()));
+        data.extend(texts.iter().map(|(key, text)| (key.clone(), encode(text))));
     }
 }
 
@@ -182,7 +195,7 @@ fn each(list: Option<&mut Value>, change: impl Fn(&mut Fields)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{DEPLOYMENTS, SERVICES};
+    use crate::resource::{DEPLOYMENTS, SECRETS, SERVICES};
 
     #[test]
     fn defaults_are_kubernetes_and_stay() {
@@ -209,6 +222,10 @@ mod tests {
         let once = deployment.clone();
         set_defaults(&DEPLOYMENTS, &mut deployment);
         assert_eq!(deployment, once);
+
+        let mut secret = json!({"stringData": {"a": "v"}, "data": {"b": "dg=="}});
+        set_defaults(&SECRETS, &mut secret);
+        assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "dg==", "b": "dg=="}}));
 
         let mut service = json!({"spec": {"ports": [{"port": 80}]}});
         set_defaults(&SERVICES, &mut service);

@@ -12,4 +12,4 @@ pub use defaults::set_defaults;
 pub use qos::qos_class;
 pub use resource::Resource;
 pub use status::{Cause, Details, FieldError, Status};
-pub use validation::{validate_create, validate_update};
+pub use validation::{undecodable, validate_create, validate_update};

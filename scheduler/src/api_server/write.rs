@@ -56,7 +56,7 @@ impl Server {
         let mut warnings = Vec::new();
         let change = |current: Value| {
             let mut patched = patch.apply(&current)?;
-            warnings = validation.check(target.resource, &mut patched, &[])?;
+            warnings = validation.check(target.resource, &mut patched)?;
             Ok(patched)
         };
         let updated = self.update(target, change, &options).await?;
@@ -139,8 +139,7 @@ async fn decode(resource: &Resource, call: Call, content: Body) -> Result<Decode
     let parts = call.parts;
     let bytes = body::read(content).await?;
     let mut object = body::decode(&parts.headers, &bytes)?;
-    let raw: &[u8] = if body::media_type(&parts.headers) == "application/json" { &bytes } else { &[] };
-    let warnings = validation.check(resource, &mut object, raw)?;
+    let warnings = validation.check(resource, &mut object)?;
     Ok(Decoded { object, warnings })
 }
 
@@ -171,10 +170,12 @@ impl Validation {
         }
     }
 
-    /// Drops unknown fields; `raw` is the JSON the object came as, which alone shows duplicates.
-    fn check(self, resource: &Resource, object: &mut Value, raw: &[u8]) -> Result<Vec<String>, Status> {
-        let mut found = super::interim::fields::prune_unknown(resource, object);
-        found.extend(super::interim::fields::duplicates(raw));
+    /// Drops unknown fields.
+    fn check(self, resource: &Resource, object: &mut Value) -> Result<Vec<String>, Status> {
+        if let Some(why) = api::undecodable(resource, object) {
+            return Err(Status::bad_request(why));
+        }
+        let found = super::interim::fields::prune_unknown(resource, object)?;
         match self {
             Self::Ignore => Ok(Vec::new()),
             Self::Warn => Ok(found),

@@ -1,4 +1,4 @@
-//! Parts of the crate `api` that the server calls before they are there: the simplest answer of each.
+//! Forms that objects come and go in: tables, selectors, strict fields, OpenAPI.
 
 pub mod protobuf {
     use api::Status;
@@ -22,18 +22,8 @@ pub mod openapi {
     }
 }
 
+pub mod fields;
 mod selection;
 pub mod table;
 
 pub use selection::Selection;
-
-pub mod fields {
-    use api::Resource;
-    use serde_json::Value;
-    pub fn prune_unknown(_r: &Resource, _v: &mut Value) -> Vec<String> {
-        Vec::new()
-    }
-    pub fn duplicates(_b: &[u8]) -> Vec<String> {
-        Vec::new()
-    }
-}

@@ -1,0 +1,96 @@
+//! The real binary, driven by the real kubectl: `$KUBECTL`, or the one in `PATH`. Skipped where there is none.
+
+mod kubectl_binary;
+mod server;
+
+use server::Server;
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, labels: {app: nginx}}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: nginx}}
+  template:
+    metadata: {labels: {app: nginx}}
+    spec:
+      containers: [{name: nginx, image: "nginx:latest", env: [{name: A, value: "1"}], ports: [{containerPort: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, selector: {app: nginx}, ports: [{port: 80, nodePort: 30080}]}
+"#;
+
+/// Starts a server, or says why not and ends the test.
+macro_rules! server_or_skip {
+    () => {
+        match Server::start() {
+            Some(server) => server,
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn apply_scale_patch_delete() {
+    let server = server_or_skip!();
+    let out = server.apply(WEB);
+    assert_eq!(out, "deployment.apps/web created\nservice/web created\n");
+    assert_eq!(server.apply(WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");
+    server.ok(&["scale", "deployment", "web", "--replicas=5"]);
+    let path = "jsonpath={.spec.replicas} {.metadata.generation} {.spec.strategy.type}";
+    assert_eq!(server.ok(&["get", "deploy", "web", "-o", path]), "5 2 RollingUpdate");
+    server.ok(&["set", "image", "deployment/web", "nginx=nginx:1.27"]);
+    server.ok(&["set", "env", "deployment/web", "A-", "B=2"]);
+    let path = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec.containers[0].env}";
+    let expected = r#"nginx:1.27 [{"name":"B","value":"2"}]"#;
+    assert_eq!(server.ok(&["get", "deploy", "web", "-o", path]), expected);
+    let ports = server.ok(&["get", "svc", "web"]);
+    assert!(ports.contains("80:30080/TCP"), "{ports}");
+    server.ok(&["delete", "deployment,service", "web", "--wait"]);
+    let gone = server.fails(&["get", "deploy", "web"]);
+    assert!(gone.contains(r#"deployments.apps "web" not found"#), "{gone}");
+}
+
+#[test]
+fn refusals_read_as_kubernetes() {
+    let server = server_or_skip!();
+    let mismatch = WEB.replace("labels: {app: nginx}}\n    spec", "labels: {app: other}}\n    spec");
+    let error = server.apply_fails(&mismatch);
+    assert!(error.contains("`selector` does not match template `labels`"), "{error}");
+    let error = server.apply_fails(&WEB.replace("replicas: 3", "replicaz: 3"));
+    assert!(error.contains(r#"unknown field "spec.replicaz""#), "{error}");
+    let error = server.apply_fails(&WEB.replace("30080", "80"));
+    assert!(error.contains("provided port is not in the valid range"), "{error}");
+    server.apply(WEB);
+    let error = server.apply_fails(&WEB.replace("metadata: {name: web}", "metadata: {name: other}"));
+    assert!(
+        error.contains("spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated"),
+        "{error}"
+    );
+    let secret = "{apiVersion: v1, kind: Secret, metadata: {name: s}, data: {K: 'no base64!'}}";
+    let error = server.apply_fails(secret);
+    assert!(error.contains("illegal base64 data"), "{error}");
+}
+
+#[test]
+fn watches_and_waits() {
+    let server = server_or_skip!();
+    server.apply(WEB);
+    let waiting = server.spawn(&["wait", "--for=jsonpath={.spec.replicas}=7", "deploy/web", "--timeout=20s"]);
+    server.ok(&["patch", "deploy", "web", "--type=merge", "-p", r#"{"spec":{"replicas":7}}"#]);
+    server.finished(waiting);
+    server.ok(&["annotate", "deploy", "web", "note=kept"]);
+    let described = server.ok(&["describe", "deploy", "web"]);
+    assert!(described.contains("note: kept"), "{described}");
+}
+
+#[test]
+fn everything_survives_a_kill() {
+    let mut server = server_or_skip!();
+    server.apply(WEB);
+    server.kill_and_restart();
+    assert_eq!(server.apply(WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");
+}

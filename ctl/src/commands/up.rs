@@ -105,9 +105,13 @@ pub fn start(daemon: &Daemon, host: &Host, binaries: &Path) -> Result<(), CtlErr
 /// The three daemons in the order they start, with every path spelt out.
 fn daemons(args: &Args, kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
     let (run, state) = (args.host.run_dir.display(), args.host.state_dir.display());
-    let common = [format!("--run-dir={run}"), format!("--state-dir={state}")];
-    let with = |name, own: Vec<String>| Daemon { name, args: common.iter().cloned().chain(own).collect() };
+    let with = |name, own: Vec<String>| Daemon {
+        name,
+        args: [format!("--run-dir={run}")].into_iter().chain(own).collect(),
+    };
+    let state = format!("--state-dir={state}");
     let mut agent = vec![
+        state.clone(),
         format!("--log-dir={}", args.host.log_dir.display()),
         format!("--scheduler=unix:{run}/scheduler.sock"),
         format!("--netd={run}/netd.sock"),
@@ -118,6 +122,7 @@ fn daemons(args: &Args, kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
     agent.extend(args.node_name.iter().map(|name| format!("--node-name={name}")));
     agent.extend(args.allow_unenforced_limits.then(|| "--allow-unenforced-limits".to_owned()));
     let scheduler = vec![
+        state,
         format!("--listen={}", args.listen),
         format!("--cluster-cidr={}", args.cluster_cidr),
         format!("--service-cidr={}", args.service_cidr),

@@ -1,0 +1,208 @@
+//! Bridge, veth pairs, addresses and routes, over netlink.
+
+use futures_util::TryStreamExt;
+use netd_protocol::Cidr;
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::{
+    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::route::{RouteScope, RouteType},
+};
+use std::{
+    fs::File,
+    io,
+    net::Ipv4Addr,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+const TABLE_LOCAL: u32 = 255;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("{what}")]
+    Netlink { what: String, source: rtnetlink::Error },
+    #[error("{what} {}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is inode {actual} and not {expected}: the pod's monitor is gone", path.display())]
+    OtherNamespace { path: PathBuf, expected: u64, actual: u64 },
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> LinkError {
+    let what = what.into();
+    move |source| LinkError::Netlink { what, source }
+}
+
+/// A netlink connection of this thread's network namespace.
+pub fn connect() -> io::Result<Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Index of a link; `None` when there is none of that name.
+pub async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, LinkError> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(link) => Ok(link.map(|link| link.header.index)),
+        Err(rtnetlink::Error::NetlinkError(err)) if err.raw_code() == -libc::ENODEV => Ok(None),
+        Err(err) => Err(failed(format!("look up link {name}"))(err)),
+    }
+}
+
+/// Whether an error says that the thing is there already.
+fn exists(err: &rtnetlink::Error) -> bool {
+    matches!(err, rtnetlink::Error::NetlinkError(err) if err.raw_code() == -libc::EEXIST)
+}
+
+/// The bridge with its address, up; made where it is missing.
+pub async fn bridge(handle: &Handle, name: &str, address: Ipv4Addr, prefix: u8) -> Result<u32, LinkError> {
+    let found = index(handle, name).await?;
+    let index = match found {
+        Some(index) => index,
+        None => {
+            let made = handle.link().add(LinkBridge::new(name).build()).execute().await;
+            made.map_err(failed(format!("make bridge {name}")))?;
+            index(handle, name).await?.unwrap_or(0)
+        }
+    };
+    let added = handle.address().add(index, address.into(), prefix).replace().execute().await;
+    added.map_err(failed(format!("give {name} {address}/{prefix}")))?;
+    let up = handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await;
+    up.map_err(failed(format!("switch {name} on")))?;
+    Ok(index)
+}
+
+/// Makes every address of `cidr` this host's own: `ip route add local CIDR dev lo`.
+pub async fn any_ip(handle: &Handle, cidr: Cidr) -> Result<(), LinkError> {
+    let lo = index(handle, "lo").await?.unwrap_or(1);
+    let up = handle.link().set(LinkUnspec::new_with_index(lo).up().build()).execute().await;
+    up.map_err(failed("switch lo on"))?;
+    match handle.route().add(any_ip_route(lo, cidr)).execute().await {
+        Err(err) if !exists(&err) => {
+            Err(failed(format!("route {}/{} to lo", cidr.address, cidr.prefix))(err))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub async fn remove_any_ip(handle: &Handle, cidr: Cidr) {
+    let lo = index(handle, "lo").await.ok().flatten().unwrap_or(1);
+    // Not there is what is wanted.
+    let _ = handle.route().del(any_ip_route(lo, cidr)).execute().await;
+}
+
+fn any_ip_route(lo: u32, cidr: Cidr) -> rtnetlink::packet_route::route::RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(cidr.address, cidr.prefix)
+        .output_interface(lo)
+        .table_id(TABLE_LOCAL)
+        .kind(RouteType::Local)
+        .scope(RouteScope::Host)
+        .build()
+}
+
+/// One pod's end of the network.
+#[derive(Clone, Debug)]
+pub struct Plug {
+    /// Name of the end on this host.
+    pub host: String,
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Ipv4Addr,
+}
+
+/// The pod's network namespace, checked to be the one that is meant.
+pub fn namespace(path: &Path, inode: u64) -> Result<File, LinkError> {
+    let io = |source| LinkError::Io { what: "open", path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(io)?;
+    let actual = file.metadata().map_err(io)?.ino();
+    if actual == inode {
+        Ok(file)
+    } else {
+        Err(LinkError::OtherNamespace { path: path.to_path_buf(), expected: inode, actual })
+    }
+}
+
+/// Connects a pod: a veth pair, one end on the bridge, the other the pod's `eth0` with address and default route. Repeating it is harmless.
+pub async fn plug(handle: &Handle, bridge: u32, plug: &Plug, namespace: File) -> Result<(), LinkError> {
+    let (host, peer) = (plug.host.as_str(), format!("{}p", plug.host));
+    if index(handle, host).await?.is_none() {
+        let made = handle.link().add(LinkVeth::new(host, &peer).build()).execute().await;
+        made.map_err(failed(format!("make the veth pair {host}")))?;
+    }
+    if let Some(index) = index(handle, &peer).await? {
+        let moved = LinkUnspec::new_with_index(index).setns_by_fd(namespace.as_raw_fd()).name("eth0").build();
+        let moved = handle.link().set(moved).execute().await;
+        moved.map_err(failed("move eth0 into the pod"))?;
+    }
+    if let Some(index) = index(handle, host).await? {
+        let plugged = LinkUnspec::new_with_index(index).controller(bridge).up().build();
+        handle.link().set(plugged).execute().await.map_err(failed(format!("plug {host} into the bridge")))?;
+    }
+    inside(namespace.into(), plug.clone()).await
+}
+
+/// Sets the pod's end up, on a thread inside its namespace.
+async fn inside(namespace: OwnedFd, plug: Plug) -> Result<(), LinkError> {
+    let (done, wait) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let enter = || -> io::Result<tokio::runtime::Runtime> {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            tokio::runtime::Builder::new_current_thread().enable_all().build()
+        };
+        let result = match enter() {
+            Ok(runtime) => runtime.block_on(set_up(&plug)),
+            Err(source) => Err(LinkError::Io {
+                what: "enter the network namespace of the pod behind",
+                path: plug.host.into(),
+                source,
+            }),
+        };
+        // Whoever waited has gone with its connection.
+        let _ = done.send(result);
+    });
+    wait.await.unwrap_or(Ok(()))
+}
+
+async fn set_up(plug: &Plug) -> Result<(), LinkError> {
+    let handle = connect().map_err(|source| LinkError::Io {
+        what: "open netlink in",
+        path: plug.host.clone().into(),
+        source,
+    })?;
+    for (name, address) in [("lo", None), ("eth0", Some(plug.address))] {
+        let Some(index) = index(&handle, name).await? else { continue };
+        if let Some(address) = address {
+            let given = handle.address().add(index, address.into(), plug.prefix).replace().execute().await;
+            given.map_err(failed(format!("give eth0 {address}")))?;
+        }
+        let up = handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await;
+        up.map_err(failed(format!("switch {name} on")))?;
+    }
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(plug.gateway).build();
+    match handle.route().add(route).execute().await {
+        Err(err) if !exists(&err) => Err(failed(format!("route by {}", plug.gateway))(err)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a link; absent is success.
+pub async fn remove(handle: &Handle, name: &str) -> Result<(), LinkError> {
+    match index(handle, name).await? {
+        Some(index) => {
+            handle.link().del(index).execute().await.map_err(failed(format!("remove link {name}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Name of a pod's link on this host: 15 bytes at most, the same for the same pod.
+pub fn host_name(pod: &str) -> String {
+    // FNV-1a, 64 bits, of which 44 fit.
+    let hash = pod
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("wh{:011x}", hash >> 20)
+}

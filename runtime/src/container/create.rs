@@ -125,17 +125,32 @@ fn create_in(options: CreateOptions<'_>, spec: &Spec) -> Result<Created, Contain
         return Err(kernel("clone3")(io::ErrorKind::Other.into()));
     };
     record.pid = pid;
-    record.started_ticks = start_ticks(pid).unwrap_or(0);
+    match bring_up(&mut record, state_root, spec, &parent) {
+        Ok(terminal) => Ok(Created { pid, pidfd, terminal }),
+        Err(err) => {
+            super::end_child(&pidfd);
+            Err(err)
+        }
+    }
+}
+
+/// The parent's part while the first process sets itself up; gives the terminal's master if there is one.
+fn bring_up(
+    record: &mut Record,
+    state_root: &Path,
+    spec: &Spec,
+    parent: &Channel,
+) -> Result<Option<OwnedFd>, ContainerError> {
+    record.started_ticks = start_ticks(record.pid).unwrap_or(0);
     record.save(state_root)?;
     if has_namespace(spec, LinuxNamespaceType::User) {
-        map_ids(pid, spec)?;
+        map_ids(record.pid, spec)?;
     }
     let hooks = spec.hooks().as_ref();
     let state = record.oci(Status::Creating);
     hooks::run("prestart", hooks.and_then(|hooks| prestart(hooks)), &state)?;
     hooks::run("createRuntime", hooks.and_then(|hooks| hooks.create_runtime().as_ref()), &state)?;
-    let terminal = wait_ready(&parent)?;
-    Ok(Created { pid, pidfd, terminal })
+    wait_ready(parent)
 }
 
 #[allow(deprecated, reason = "config.json files still have it")]

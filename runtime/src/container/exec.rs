@@ -92,8 +92,13 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     let Clone::Parent { pid, pidfd } = cloned.map_err(kernel("clone3"))? else {
         return Err(kernel("clone3")(io::ErrorKind::Other.into()));
     };
-    let terminal = wait_exec(&parent)?;
-    Ok(Created { pid, pidfd, terminal })
+    match wait_exec(&parent) {
+        Ok(terminal) => Ok(Created { pid, pidfd, terminal }),
+        Err(err) => {
+            super::end_child(&pidfd);
+            Err(err)
+        }
+    }
 }
 
 /// What a process.json does not say about privileges is as for the container's own process, never more.

@@ -16,8 +16,14 @@ pub use lifecycle::{delete, list, pause, resume, signal, start, state};
 pub use record::{Record, View};
 
 use crate::{cgroup::CgroupError, hooks::HookError, init::InitError};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use runtime_spec::{ContainerId, SpecError, Status};
-use std::{io, os::fd::OwnedFd, path::PathBuf};
+use runtime_sys::process::pidfd_send_signal;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 /// A process that was made.
 #[derive(Debug)]
@@ -76,6 +82,13 @@ pub fn chain(err: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
+}
+
+/// Kills and reaps a child that is of no use. A zombie of ours in a container's pid namespace would keep its first process from ending.
+fn end_child(pidfd: &OwnedFd) {
+    // One that has ended by itself is as good.
+    let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }
 
 fn io_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ContainerError {

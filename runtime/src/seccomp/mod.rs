@@ -10,7 +10,7 @@ use runtime_spec::oci::{
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    TargetArch, sock_filter,
 };
 use std::collections::BTreeMap;
 
@@ -54,10 +54,14 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> 
     }
     let mut programs = Vec::new();
     if default != SeccompAction::Allow {
-        programs.push(program(passed, default, SeccompAction::Allow)?);
+        programs.push(program(passed, default.clone(), SeccompAction::Allow)?);
     }
     for (action, rules) in by_action {
         programs.push(program(rules, SeccompAction::Allow, action)?);
+    }
+    if matches!(default, SeccompAction::Errno(_)) {
+        // Of several errors the one of the filter loaded last counts.
+        programs.push(unknown_is_absent());
     }
     Ok(programs)
 }
@@ -120,6 +124,18 @@ fn program(
     filter.try_into().map_err(SeccompError::Compile)
 }
 
+/// Calls that are newer than our table fail with `ENOSYS`, so that libraries fall back to what they used before, as under runc.
+fn unknown_is_absent() -> BpfProgram {
+    let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        // The number is the first field of seccomp_data.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, table::NEWEST),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
 fn action(action: LinuxSeccompAction, errno: Option<u32>, at: &str) -> Result<SeccompAction, SeccompError> {
     let errno = errno.unwrap_or(libc::EPERM as u32);
     Ok(match action {
@@ -155,11 +171,20 @@ mod tests {
     fn the_default_profile_compiles_and_knows_its_names() {
         let profile = runtime_spec::seccomp::default_profile(&[]);
         let programs = compile(&profile).expect("compiles");
-        assert_eq!(programs.len(), 2, "what is allowed, and clone3 that is not there");
+        assert_eq!(programs.len(), 3, "what is allowed, clone3 that is not there, and newer calls");
         let names = profile.syscalls().iter().flatten().flat_map(LinuxSyscall::names).count();
         assert!(names > 280, "{names} names");
         let privileged =
             compile(&runtime_spec::seccomp::default_profile(&["CAP_SYS_ADMIN"])).expect("compiles");
-        assert_eq!(privileged.len(), 1);
+        assert_eq!(privileged.len(), 2);
+        let unknown: Vec<&String> = profile
+            .syscalls()
+            .iter()
+            .flatten()
+            .flat_map(LinuxSyscall::names)
+            .filter(|name| table::number(name).is_none())
+            .collect();
+        // Of 32-bit architectures alone.
+        assert_eq!(unknown, ["chown32", "waitpid"]);
     }
 }

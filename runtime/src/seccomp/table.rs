@@ -11,8 +11,37 @@ pub fn number(name: &str) -> Option<i64> {
         let index = table.binary_search_by(|(constant, _)| constant["SYS_".len()..].cmp(name)).ok()?;
         Some(table[index].1)
     };
-    find(COMMON).or_else(|| find(OLD))
+    let new = || NEW.iter().find(|(new, _)| *new == name).map(|&(_, number)| number);
+    find(COMMON).or_else(|| find(OLD)).or_else(new)
 }
+
+/// The highest number that [`number`] knows; what a kernel has beyond it is newer than this list.
+pub const NEWEST: u32 = 467;
+
+/// Newer than libc's constants; since Linux 5.1 a call has one number on every architecture.
+const NEW: &[(&str, i64)] = &[
+    ("cachestat", 451),
+    ("fchmodat2", 452),
+    ("map_shadow_stack", 453),
+    ("futex_wake", 454),
+    ("futex_wait", 455),
+    ("futex_requeue", 456),
+    ("statmount", 457),
+    ("listmount", 458),
+    ("lsm_get_self_attr", 459),
+    ("lsm_set_self_attr", 460),
+    ("lsm_list_modules", 461),
+    ("mseal", 462),
+    ("setxattrat", 463),
+    ("getxattrat", 464),
+    ("listxattrat", 465),
+    ("removexattrat", 466),
+    ("open_tree_attr", 467),
+    #[cfg(target_arch = "x86_64")]
+    ("io_pgetevents", 333),
+    #[cfg(target_arch = "aarch64")]
+    ("io_pgetevents", 292),
+];
 
 /// On every architecture.
 #[rustfmt::skip]
@@ -90,6 +119,11 @@ mod tests {
         {
             assert_eq!(number(name), expected, "{name}");
         }
+        for (name, expected) in [("statmount", 457), ("mseal", 462), ("fchmodat2", 452)] {
+            assert_eq!(number(name), Some(expected), "{name}");
+        }
+        let all = [COMMON, OLD, NEW].into_iter().flatten();
+        assert_eq!(all.map(|(_, number)| *number).max(), Some(i64::from(NEWEST)));
         for table in [COMMON, OLD] {
             assert!(table.is_sorted_by_key(|(name, _)| *name), "the search needs order");
         }

@@ -162,7 +162,9 @@ impl Bundle {
 
     pub fn cgroup(&self) -> PathBuf {
         let path = self.config.pointer("/linux/cgroupsPath").and_then(Value::as_str).expect("a path");
-        runtime::cgroup::mount_point().expect("cgroup v2 is mounted").join(path.trim_start_matches('/'))
+        let root = runtime::cgroup::mount_point().expect("cgroup v2 is mounted");
+        let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(path.trim_start_matches('/')));
+        root.join(below)
     }
 
     /// Waits until `holds`; what it is waiting for is in the message.

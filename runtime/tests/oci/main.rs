@@ -8,3 +8,4 @@ mod exec;
 mod hooks;
 mod isolation;
 mod lifecycle;
+mod monitor;

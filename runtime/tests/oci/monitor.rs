@@ -1,0 +1,244 @@
+//! The monitor of a pod, driven over its socket as the agent does it.
+
+use crate::bundle::{Bundle, shell};
+use codec::{read_frame, write_frame};
+use runtime_protocol::{
+    Container, ContainerState, Create, Exec, Exit, FromMonitor, LOCK_FILE, MAGIC, Open, Overlay, Request,
+    RequestBody, SANDBOX_FILE, SOCKET_FILE, Sandbox, StreamFrame, VERSIONS,
+};
+use serde_json::json;
+use std::{fs, os::unix::net::UnixStream, path::PathBuf, time::Duration};
+
+/// A pod: the bundle of its only container, and a control connection to its monitor.
+struct Pod {
+    bundle: Bundle,
+    control: UnixStream,
+    tag: u64,
+    /// The container's end, once it was told; it may come before the reply to what caused it.
+    exit: Option<Exit>,
+}
+
+impl Pod {
+    /// A monitor that has the container `script` created, its root an overlay.
+    fn new(script: &str) -> Option<Self> {
+        let mut bundle = shell(script)?;
+        let dir = bundle.dir.join("pod");
+        for name in ["pod", "upper", "work", "empty"] {
+            fs::create_dir(bundle.dir.join(name)).expect("made");
+        }
+        let root = bundle.dir.join("empty");
+        bundle = bundle
+            .with("/linux/namespaces", json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}]))
+            .with("/root/path", json!(root));
+        let cgroup = bundle.cgroup();
+        bundle = bundle.with("/linux/cgroupsPath", json!(cgroup.join("container")));
+        bundle.config.as_object_mut().expect("an object").remove("hostname");
+        bundle.write();
+        let sandbox = Sandbox {
+            pod: bundle.id.clone(),
+            hostname: "the-pod".to_owned(),
+            host_network: false,
+            host_ipc: false,
+            share_pid: false,
+            sysctls: vec![("net.ipv4.ip_forward".to_owned(), "1".to_owned())],
+            cgroup,
+            limits: None,
+            state_root: bundle.state_root(),
+        };
+        fs::write(dir.join(SANDBOX_FILE), codec::to_bytes(&sandbox).expect("encodes")).expect("written");
+        bundle.runtime(&["monitor", "--dir", "pod"]).expect_ok();
+        let control = connect(&bundle, &Open::Control);
+        let mut pod = Self { bundle, control, tag: 0, exit: None };
+        assert!(matches!(pod.next(), FromMonitor::Snapshot { containers, .. } if containers.is_empty()));
+        let overlay = Overlay {
+            lower: vec![pod.bundle.root()],
+            upper: pod.bundle.dir.join("upper"),
+            work: pod.bundle.dir.join("work"),
+        };
+        let create = Create {
+            container: pod.bundle.id.clone(),
+            bundle: pod.bundle.dir.clone(),
+            overlay: Some(overlay),
+            log: pod.log(),
+            log_bytes_max: 1 << 20,
+            log_files: 2,
+            stdin: false,
+            stdin_once: false,
+        };
+        pod.request(RequestBody::Create(Box::new(create))).expect("created");
+        Some(pod)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.bundle.dir.join("0.log")
+    }
+
+    fn next(&mut self) -> FromMonitor {
+        let frame = read_frame(&mut self.control).expect("the monitor speaks");
+        if let FromMonitor::Changed(Container { state: ContainerState::Exited(exit), .. }) = &frame {
+            self.exit = Some(exit.clone());
+        }
+        frame
+    }
+
+    /// Sends a request and waits for its reply.
+    fn request(&mut self, body: RequestBody) -> Result<(), String> {
+        self.tag += 1;
+        write_frame(&mut self.control, &Request { tag: self.tag, body }).expect("sent");
+        loop {
+            if let FromMonitor::Reply { tag, result } = self.next() {
+                assert_eq!(tag, self.tag);
+                return result;
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), String> {
+        self.request(RequestBody::Start { container: self.bundle.id.clone() })
+    }
+
+    /// Waits for the container's end.
+    fn exit(&mut self) -> Exit {
+        loop {
+            if let Some(exit) = self.exit.clone() {
+                return exit;
+            }
+            self.next();
+        }
+    }
+
+    fn exec(&self, args: &[&str], input: &str) -> (String, StreamFrame) {
+        let exec = Exec {
+            container: self.bundle.id.clone(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            tty: false,
+            stdin: true,
+        };
+        let mut stream = connect(&self.bundle, &Open::Exec(exec));
+        let frames =
+            [StreamFrame::Data { channel: 0, bytes: input.into() }, StreamFrame::Close { channel: 0 }];
+        for frame in frames {
+            write_frame(&mut stream, &frame).expect("sent");
+        }
+        let mut out = String::new();
+        loop {
+            match read_frame(&mut stream).expect("the monitor speaks") {
+                StreamFrame::Data { channel: 1, bytes } => out.push_str(&String::from_utf8_lossy(&bytes)),
+                end @ (StreamFrame::Exit(_) | StreamFrame::Failed { .. }) => return (out, end),
+                _ => {}
+            }
+        }
+    }
+
+    fn monitor_pid(&self) -> String {
+        fs::read_to_string(self.bundle.dir.join("pod").join(LOCK_FILE)).expect("read")
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = std::process::Command::new("kill").args(["-9", &self.monitor_pid()]).status();
+        }
+    }
+}
+
+fn connect(bundle: &Bundle, open: &Open) -> UnixStream {
+    let socket = bundle.dir.join("pod").join(SOCKET_FILE);
+    let mut stream = UnixStream::connect(socket).expect("the monitor listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    codec::exchange(&mut stream, MAGIC, &VERSIONS).expect("greeted");
+    write_frame(&mut stream, open).expect("sent");
+    stream
+}
+
+#[test]
+fn a_pod_runs_logs_and_leaves_nothing() {
+    let script = "hostname; cat /proc/sys/net/ipv4/ip_forward; echo problem >&2; touch /written; printf partial; exit 3";
+    let Some(mut pod) = Pod::new(script) else { return };
+    pod.start().expect("started");
+    let exit = pod.exit();
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (3, None, false));
+    assert!(exit.started_ns > 0 && exit.finished_ns >= exit.started_ns);
+    let log = fs::read_to_string(pod.log()).expect("read");
+    let mut lines: Vec<&str> = log.lines().map(|line| line.split_once(' ').expect("a time").1).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["stderr F problem", "stdout F 1", "stdout F partial", "stdout F the-pod"]);
+    assert!(pod.bundle.dir.join("upper/written").exists() && !pod.bundle.root().join("written").exists());
+    // Somebody who comes later still hears of it.
+    let mut late = connect(&pod.bundle, &Open::Control);
+    let snapshot: FromMonitor = read_frame(&mut late).expect("the monitor speaks");
+    assert!(matches!(&snapshot, FromMonitor::Snapshot { containers, .. }
+        if matches!(containers[0].state, ContainerState::Exited(Exit { code: 3, .. }))));
+    pod.request(RequestBody::Delete { container: pod.bundle.id.clone() }).expect("deleted");
+    pod.request(RequestBody::Shutdown).expect("shut down");
+    let pid = pod.bundle.dir.join("pod").join(SOCKET_FILE);
+    pod.bundle.wait_for("the monitor ends", || !pid.exists());
+    assert!(!pod.bundle.cgroup().parent().expect("the pod's").exists(), "the pod's cgroup is left");
+}
+
+#[test]
+fn exec_passes_bytes_and_the_exit_code() {
+    let Some(mut pod) = Pod::new("sleep 1000") else { return };
+    pod.start().expect("started");
+    let (out, end) = pod.exec(&["sh", "-c", "cat; hostname; exit 4"], "through stdin\n");
+    assert_eq!(out, "through stdin\nthe-pod\n");
+    assert!(matches!(end, StreamFrame::Exit(Exit { code: 4, .. })), "{end:?}");
+    let (_, end) = pod.exec(&["no-such-program"], "");
+    assert!(matches!(end, StreamFrame::Failed { code: 127, .. }), "{end:?}");
+    let container = pod.bundle.id.clone();
+    pod.request(RequestBody::Signal { container, signal: 9, all: false }).expect("killed");
+    assert_eq!((pod.exit().code, pod.exit().signal), (137, Some(9)));
+    assert!(matches!(pod.exec(&["true"], "").1, StreamFrame::Failed { .. }), "it is stopped");
+    pod.request(RequestBody::Shutdown).expect("shut down");
+}
+
+#[test]
+fn a_program_that_cannot_run_is_an_error_of_start() {
+    let Some(mut pod) = Pod::new("true") else { return };
+    let container = pod.bundle.id.clone();
+    let create = |bundle: &Bundle| Create {
+        container: format!("{}-b", bundle.id),
+        bundle: bundle.dir.join("other"),
+        overlay: None,
+        log: bundle.dir.join("1.log"),
+        log_bytes_max: 1 << 20,
+        log_files: 2,
+        stdin: false,
+        stdin_once: false,
+    };
+    let other = create(&pod.bundle);
+    fs::create_dir(&other.bundle).expect("made");
+    let mut config = pod.bundle.config.clone();
+    config["process"]["args"] = json!(["/no/such"]);
+    config["root"]["path"] = json!(pod.bundle.root());
+    config["linux"]["cgroupsPath"] = json!(pod.bundle.cgroup().parent().expect("the pod's").join("other"));
+    fs::write(other.bundle.join("config.json"), config.to_string()).expect("written");
+    let name = other.container.clone();
+    pod.request(RequestBody::Create(Box::new(other))).expect("created");
+    let err = pod.request(RequestBody::Start { container: name.clone() }).expect_err("cannot run");
+    assert!(err.contains("/no/such"), "{err}");
+    pod.request(RequestBody::Delete { container: name }).expect("deleted");
+    let children = format!("/proc/{0}/task/{0}/children", pod.monitor_pid());
+    let children = fs::read_to_string(&children).expect("read");
+    assert_eq!(children.split_whitespace().count(), 1, "what failed is reaped: {children}");
+    pod.request(RequestBody::Create(Box::new(Create {
+        container: container.clone(),
+        ..create(&pod.bundle)
+    })))
+    .expect_err("exists already");
+    pod.request(RequestBody::Shutdown).expect("shut down");
+}
+
+/// Killing the monitor takes the pod's namespaces, not the possibility to clear up.
+#[test]
+fn a_killed_monitor_leaves_what_delete_removes() {
+    let Some(mut pod) = Pod::new("sleep 1000") else { return };
+    pod.start().expect("started");
+    let killed =
+        std::process::Command::new("kill").args(["-9", &pod.monitor_pid()]).status().expect("kill runs");
+    assert!(killed.success());
+    pod.bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+    let cgroup = pod.bundle.cgroup();
+    runtime::cgroup::Cgroup::at(cgroup.parent().expect("the pod's")).remove().expect("removed");
+}

@@ -74,7 +74,7 @@ fn config(id: &str, script: &str) -> Value {
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
         ],
         "linux": {
-            "cgroupsPath": format!("/oci-test/{id}"),
+            "cgroupsPath": format!("/{id}/container"),
             "namespaces": [
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "network"}, {"type": "cgroup"},
             ],
@@ -184,6 +184,8 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         let left = self.runtime(&["delete", "--force", "{id}"]);
+        let parent = runtime::cgroup::mount_point().expect("cgroup v2 is mounted").join(&self.id);
+        runtime::cgroup::Cgroup::at(parent).remove().expect("the test's own cgroup is removed");
         if std::thread::panicking() {
             eprintln!("the bundle is kept in {}", self.dir.display());
             return;

@@ -5,6 +5,7 @@ use crate::{
     error::{io_error, malformed},
     image::{Record, hex, parse_config},
     layer::to_hex,
+    store::verify,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -52,7 +53,9 @@ impl ImageStore {
         for entry in index["manifests"].as_array().into_iter().flatten() {
             let digest = entry["digest"].as_str().unwrap_or_default();
             let own = [CONTAINERD_NAME, REF_NAME].iter().find_map(|key| entry["annotations"][*key].as_str());
-            let own = own.and_then(|own| own.parse::<Reference>().ok());
+            // A bare tag, which the layout's specification allows, names nothing on its own.
+            let own =
+                own.filter(|own| own.contains(['/', ':'])).and_then(|own| own.parse::<Reference>().ok());
             let Some(reference) = name.cloned().or(own) else {
                 return Err(malformed(
                     dir.display().to_string(),
@@ -65,15 +68,7 @@ impl ImageStore {
     }
 
     fn import_manifest(&self, dir: &Path, digest: &str, reference: &Reference) -> Result<Image, ImageError> {
-        let bytes = fs::read(blob(dir, digest)?).map_err(io_error("read", blob(dir, digest)?))?;
-        let actual = to_hex(Sha256::new_with_prefix(&bytes));
-        if hex(digest) != Some(&actual) {
-            return Err(ImageError::Digest {
-                what: "manifest".to_owned(),
-                expected: digest.to_owned(),
-                actual: format!("sha256:{actual}"),
-            });
-        }
+        let bytes = document(dir, "manifest", digest)?;
         let manifest: Value = serde_json::from_slice(&bytes).map_err(|err| malformed("manifest", err))?;
         if let Some(entries) = manifest["manifests"].as_array() {
             let fits = |entry: &&Value| {
@@ -86,14 +81,14 @@ impl ImageStore {
             return self.import_manifest(dir, entry["digest"].as_str().unwrap_or_default(), reference);
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let config = blob(dir, &text(&manifest["config"]["digest"]))?;
+        let config = document(dir, "image configuration", &text(&manifest["config"]["digest"]))?;
         let layers = manifest["layers"]
             .as_array()
             .into_iter()
             .flatten()
             .map(|layer| blob(dir, &text(&layer["digest"])))
             .collect::<Result<Vec<_>, _>>()?;
-        self.add(&config, &layers, format!("sha256:{actual}"), vec![reference.to_string()])
+        self.add(&config, &layers, digest.to_owned(), vec![reference.to_string()])
     }
 
     fn import_saved(&self, dir: &Path, name: Option<&Reference>) -> Result<Vec<Image>, ImageError> {
@@ -120,9 +115,9 @@ impl ImageStore {
             // The archive has no manifest; the configuration names the image as well.
             let bytes = fs::read(&config).map_err(io_error("read", &config))?;
             images.push(self.add(
-                &config,
+                &bytes,
                 &layers,
-                format!("sha256:{}", to_hex(Sha256::new_with_prefix(bytes))),
+                format!("sha256:{}", to_hex(Sha256::new_with_prefix(&bytes))),
                 names,
             )?);
         }
@@ -131,23 +126,24 @@ impl ImageStore {
 
     fn add(
         &self,
-        config: &Path,
+        config: &[u8],
         layers: &[PathBuf],
         digest: String,
         names: Vec<String>,
     ) -> Result<Image, ImageError> {
-        let (config, diff_ids) = parse_config(&fs::read(config).map_err(io_error("read", config))?)?;
+        let (config, diff_ids) = parse_config(config)?;
         if diff_ids.len() != layers.len() {
             return Err(malformed(
                 names.join(", "),
                 format!("{} layers but {} diff ids", layers.len(), diff_ids.len()),
             ));
         }
+        let _pin = self.pin(&diff_ids);
         let mut size_bytes = 0;
         for (layer, diff_id) in layers.iter().zip(&diff_ids) {
             let file = File::open(layer).map_err(io_error("open", layer))?;
             size_bytes += file.metadata().map_or(0, |meta| meta.len());
-            self.add_layer(diff_id, file)?;
+            self.add_layer(diff_id, None, file)?;
         }
         self.add_image(Record { names, digest, size_bytes, diff_ids, config })
     }
@@ -165,6 +161,14 @@ fn architecture() -> &'static str {
 fn read_json(path: &Path) -> Result<Value, ImageError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     serde_json::from_slice(&bytes).map_err(|err| malformed(path.display().to_string(), err))
+}
+
+/// A small blob of a layout, verified.
+fn document(dir: &Path, what: &str, digest: &str) -> Result<Vec<u8>, ImageError> {
+    let path = blob(dir, digest)?;
+    let bytes = fs::read(&path).map_err(io_error("read", path))?;
+    verify(what, digest, &to_hex(Sha256::new_with_prefix(&bytes)))?;
+    Ok(bytes)
 }
 
 fn blob(dir: &Path, digest: &str) -> Result<PathBuf, ImageError> {

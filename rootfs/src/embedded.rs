@@ -27,7 +27,7 @@ pub fn install(store: &ImageStore) -> Result<(), ImageError> {
     if store.resolve(&reference).is_some_and(|image| image.digest == digest) {
         return Ok(());
     }
-    store.add_layer(&diff_id, layer.as_slice())?;
+    store.add_layer(&diff_id, None, layer.as_slice())?;
     let version = format!("wherry.local/hello:{}", env!("CARGO_PKG_VERSION"));
     let names = vec![reference.to_string(), version];
     store.add_image(Record {

@@ -12,11 +12,14 @@ mod embedded;
 mod error;
 mod image;
 mod layer;
+mod merged;
 mod pull;
 mod reference;
 mod registries;
 mod snapshot;
 mod store;
+mod tarball;
+mod unpack;
 mod users;
 
 pub use error::ImageError;

@@ -1,19 +1,20 @@
 //! Fetching images from registries (distribution-spec), on the crate oci-client.
 //!
-//! A blob is hashed while it arrives, unpacked only when its digest is right, and a layer is known only when its diff id is right too. Layers
-//! are fetched a few at a time; two pulls of one image are one.
+//! A layer is one stream: downloaded, hashed, decompressed, hashed and unpacked in the same pass; it is known only when both digests are right.
+//! A connection that breaks is resumed where it stopped. Layers are fetched a few at a time; two pulls of one image are one.
 
 use crate::{
     Image, ImageError, ImageStore, Reference,
     error::{io_error, malformed},
-    image::{Record, hex, parse_config},
+    image::{Record, parse_config},
     layer::to_hex,
     registries::Endpoint,
+    store::verify,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_client::{
     Client, Reference as Remote,
-    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
+    client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     errors::{OciDistributionError, OciErrorCode},
     manifest::{OciDescriptor, OciImageManifest},
     secrets::RegistryAuth,
@@ -21,15 +22,17 @@ use oci_client::{
 use sha2::{Digest, Sha256};
 use std::{
     fs,
-    path::PathBuf,
+    io::{self, Read},
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 
 const LAYERS_AT_ONCE: usize = 3;
 const TRIES: u32 = 3;
 const RETRY_WAIT: Duration = Duration::from_millis(500);
+/// Chunks (some 16 KiB each) between download and unpacking.
+const CHUNKS_AHEAD: usize = 32;
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const READ_WAIT: Duration = Duration::from_secs(60);
 
@@ -92,13 +95,15 @@ impl ImageStore {
         report: &Report,
     ) -> Result<Image, ImageError> {
         let client = self.client(reference, endpoint)?;
-        let auth = self.auth(&reference.registry, credentials);
+        let auth = self.auth(&reference.registry, endpoint, credentials);
         let host = if endpoint.host == "docker.io" { "index.docker.io" } else { &endpoint.host };
+        let repository = match endpoint.prefix.as_str() {
+            "" => reference.repository.clone(),
+            prefix => format!("{prefix}/{}", reference.repository),
+        };
         let remote = match (&reference.digest, &reference.tag) {
-            (Some(digest), _) => {
-                Remote::with_digest(host.to_owned(), reference.repository.clone(), digest.clone())
-            }
-            (None, Some(tag)) => Remote::with_tag(host.to_owned(), reference.repository.clone(), tag.clone()),
+            (Some(digest), _) => Remote::with_digest(host.to_owned(), repository, digest.clone()),
+            (None, Some(tag)) => Remote::with_tag(host.to_owned(), repository, tag.clone()),
             (None, None) => unreachable!("a reference has a tag or a digest"),
         };
         let explain = |err| explain(reference, err);
@@ -123,6 +128,7 @@ impl ImageStore {
                 format!("{} layers but {} diff ids", manifest.layers.len(), diff_ids.len()),
             ));
         }
+        let pin = self.pin(&diff_ids);
         let layers = manifest.layers.iter().zip(&diff_ids).map(|(layer, diff_id)| Ok((layer, diff_id)));
         stream::iter(layers)
             .try_for_each_concurrent(LAYERS_AT_ONCE, |(layer, diff_id)| {
@@ -132,7 +138,12 @@ impl ImageStore {
         let size_bytes = manifest.layers.iter().map(|layer| u64::try_from(layer.size).unwrap_or(0)).sum();
         let record = Record { names: vec![reference.to_string()], digest, size_bytes, diff_ids, config };
         let store = self.clone();
-        blocking(move || store.add_image(record)).await
+        blocking(move || {
+            let image = store.add_image(record);
+            drop(pin);
+            image
+        })
+        .await
     }
 
     async fn config(
@@ -153,7 +164,7 @@ impl ImageStore {
                 Err(err) => return Err(explain(reference, err)),
             }
         }
-        verify("image configuration", &manifest.config.digest, to_hex(Sha256::new_with_prefix(&bytes)))?;
+        verify("image configuration", &manifest.config.digest, &to_hex(Sha256::new_with_prefix(&bytes)))?;
         Ok(bytes)
     }
 
@@ -176,58 +187,13 @@ impl ImageStore {
             tell("present", total);
             return Ok(());
         }
-        let staged = self.stage();
-        let mut attempt = 1;
-        let fetched = loop {
-            match self.fetch(client, remote, layer, reference, &staged, &tell).await {
-                Err(ImageError::Registry { .. } | ImageError::Digest { .. }) if attempt < TRIES => {
-                    tokio::time::sleep(RETRY_WAIT * attempt).await;
-                    attempt += 1;
-                }
-                fetched => break fetched,
-            }
-        };
-        tell("unpacking", total);
-        let (store, diff_id, path) = (self.clone(), diff_id.to_owned(), staged.clone());
-        let added = match fetched {
-            Ok(()) => {
-                blocking(move || {
-                    store.add_layer(&diff_id, fs::File::open(&path).map_err(io_error("open", path))?)
-                })
-                .await
-            }
-            Err(err) => Err(err),
-        };
-        // Staging is emptied at the next start at the latest.
-        let _ = fs::remove_file(&staged);
-        added.inspect(|()| tell("done", total))
-    }
-
-    /// Downloads a blob into a file, checking its digest on the way.
-    async fn fetch(
-        &self,
-        client: &Client,
-        remote: &Remote,
-        layer: &OciDescriptor,
-        reference: &Reference,
-        path: &PathBuf,
-        tell: &impl Fn(&'static str, u64),
-    ) -> Result<(), ImageError> {
-        let mut file = tokio::fs::File::create(path).await.map_err(io_error("create", path))?;
-        let mut blob = client.pull_blob_stream(remote, layer).await.map_err(|err| explain(reference, err))?;
-        let (mut hash, mut bytes) = (Sha256::new(), 0);
-        while let Some(chunk) = blob.next().await {
-            let chunk = chunk.map_err(|err| ImageError::Registry {
-                reference: reference.to_string(),
-                why: err.to_string(),
-            })?;
-            hash.update(&chunk);
-            bytes += chunk.len() as u64;
-            file.write_all(&chunk).await.map_err(io_error("write", path))?;
-            tell("downloading", bytes);
-        }
-        file.flush().await.map_err(io_error("write", path))?;
-        verify("layer", &layer.digest, to_hex(hash))
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let (store, diff_id, blob) = (self.clone(), diff_id.to_owned(), layer.digest.clone());
+        let unpacked = blocking(move || store.add_layer(&diff_id, Some(&blob), Chunks::new(receiver)));
+        let download = download(client, remote, layer, reference, &tell, sender);
+        let (downloaded, unpacked) = tokio::join!(download, unpacked);
+        // When the download failed, unpacking did because of it.
+        downloaded.and(unpacked).inspect(|()| tell("done", total))
     }
 
     fn client(&self, reference: &Reference, endpoint: &Endpoint) -> Result<Client, ImageError> {
@@ -255,14 +221,17 @@ impl ImageStore {
         Client::try_from(config).map_err(wrong)
     }
 
-    fn auth(&self, registry: &str, credentials: &[Credential]) -> RegistryAuth {
+    /// The pod's credentials are for the registry in the image's name and never sent to a mirror, which has its own.
+    fn auth(&self, registry: &str, endpoint: &Endpoint, credentials: &[Credential]) -> RegistryAuth {
         let given = credentials.iter().find(|credential| {
-            registry == credential.registry || credential.registry.starts_with(&format!("{registry}/"))
+            endpoint.host == registry
+                && (registry == credential.registry
+                    || credential.registry.starts_with(&format!("{registry}/")))
         });
         if let Some(credential) = given {
             return RegistryAuth::Basic(credential.username.clone(), credential.password.clone());
         }
-        let own = self.inner.registries.0.get(registry);
+        let own = self.inner.registries.0.get(&endpoint.host);
         match own.and_then(|own| own.username.clone().zip(own.password.clone())) {
             Some((username, password)) => RegistryAuth::Basic(username, password),
             None => RegistryAuth::Anonymous,
@@ -270,15 +239,99 @@ impl ImageStore {
     }
 }
 
-fn verify(what: &str, expected: &str, actual: String) -> Result<(), ImageError> {
-    if hex(expected) == Some(&actual) {
-        return Ok(());
+/// Sends the bytes of a blob into `sender`, over as many connections as it takes; a try that got further counts as the first.
+async fn download(
+    client: &Client,
+    remote: &Remote,
+    layer: &OciDescriptor,
+    reference: &Reference,
+    tell: &impl Fn(&'static str, u64),
+    sender: mpsc::Sender<Vec<u8>>,
+) -> Result<(), ImageError> {
+    let total = u64::try_from(layer.size)
+        .map_err(|_| malformed(reference.to_string(), format!("a layer of {} bytes", layer.size)))?;
+    let (mut offset, mut attempt) = (0, 1);
+    loop {
+        let before = offset;
+        match download_from(client, remote, layer, &mut offset, total, tell, &sender).await {
+            Ok(()) => return Ok(()),
+            Err(err) => {
+                attempt = if offset > before { 1 } else { attempt + 1 };
+                if attempt > TRIES || !transient(&err) {
+                    return Err(explain(reference, err));
+                }
+                tracing::debug!(layer = layer.digest, offset, error = %chain(&err), "download interrupted");
+                tokio::time::sleep(RETRY_WAIT * attempt).await;
+            }
+        }
     }
-    Err(ImageError::Digest {
-        what: what.to_owned(),
-        expected: expected.to_owned(),
-        actual: format!("sha256:{actual}"),
-    })
+}
+
+/// One connection's part of a blob, from `offset` on.
+async fn download_from(
+    client: &Client,
+    remote: &Remote,
+    layer: &OciDescriptor,
+    offset: &mut u64,
+    total: u64,
+    tell: &impl Fn(&'static str, u64),
+    sender: &mpsc::Sender<Vec<u8>>,
+) -> Result<(), OciDistributionError> {
+    let (mut chunks, mut skip) = match *offset {
+        0 => (client.pull_blob_stream(remote, layer).await?.stream, 0),
+        from => match client.pull_blob_stream_partial(remote, layer, from, None).await? {
+            BlobResponse::Partial(blob) => (blob.stream, 0),
+            // The server does not know ranges.
+            BlobResponse::Full(blob) => (blob.stream, from),
+        },
+    };
+    let mut told = *offset;
+    while *offset < total {
+        let cut_short = || OciDistributionError::IoError(io::ErrorKind::UnexpectedEof.into());
+        let mut chunk = Vec::from(chunks.next().await.ok_or_else(cut_short)??);
+        let skipped = chunk.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+        skip -= skipped as u64;
+        chunk.drain(..skipped);
+        *offset += chunk.len() as u64;
+        if sender.send(chunk).await.is_err() {
+            // Unpacking failed, and says why.
+            return Ok(());
+        }
+        // A hundred reports are enough to draw a bar.
+        if *offset - told > total / 100 {
+            told = *offset;
+            tell("downloading", *offset);
+        }
+    }
+    tell("unpacking", *offset);
+    Ok(())
+}
+
+/// The blob's bytes on the thread that unpacks. A blob that is cut short shows by its digest.
+struct Chunks {
+    receiver: mpsc::Receiver<Vec<u8>>,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl Chunks {
+    fn new(receiver: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { receiver, chunk: io::Cursor::default() }
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.chunk.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.chunk = io::Cursor::new(chunk),
+                None => return Ok(0),
+            }
+        }
+    }
 }
 
 async fn retry<T, F: Future<Output = Result<T, OciDistributionError>>>(
@@ -303,6 +356,9 @@ fn transient(err: &OciDistributionError) -> bool {
         // A connection that was refused will be refused again; the agent's back-off is for that.
         OciDistributionError::RequestError(err) => !err.is_connect() && !err.is_builder(),
         OciDistributionError::IoError(_) => true,
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.iter().any(|error| error.code == OciErrorCode::Toomanyrequests)
+        }
         _ => false,
     }
 }
@@ -311,6 +367,10 @@ fn explain(reference: &Reference, err: OciDistributionError) -> ImageError {
     let reference = reference.to_string();
     match &err {
         OciDistributionError::ImageManifestNotFoundError(_) => ImageError::NotFound { reference },
+        OciDistributionError::ServerError { code: 404, .. } => ImageError::NotFound { reference },
+        OciDistributionError::ServerError { code: 403, message, .. } => {
+            ImageError::Unauthorized { reference, why: message.lines().next().unwrap_or_default().to_owned() }
+        }
         OciDistributionError::AuthenticationFailure(why) => {
             ImageError::Unauthorized { reference, why: why.clone() }
         }
@@ -320,7 +380,12 @@ fn explain(reference: &Reference, err: OciDistributionError) -> ImageError {
         OciDistributionError::RegistryError { envelope, .. } => {
             let has =
                 |codes: &[OciErrorCode]| envelope.errors.iter().any(|error| codes.contains(&error.code));
-            if has(&[OciErrorCode::ManifestUnknown, OciErrorCode::NameUnknown, OciErrorCode::NotFound]) {
+            if has(&[
+                OciErrorCode::ManifestUnknown,
+                OciErrorCode::NameUnknown,
+                OciErrorCode::NotFound,
+                OciErrorCode::BlobUnknown,
+            ]) {
                 ImageError::NotFound { reference }
             } else if has(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]) {
                 ImageError::Unauthorized { reference, why: envelope.to_string() }

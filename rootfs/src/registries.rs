@@ -2,17 +2,25 @@
 //!
 //! ```toml
 //! ["docker.io"]
-//! mirrors = ["http://127.0.0.1:5000"]   # asked first, in order; the registry itself last
+//! mirrors = ["http://127.0.0.1:5000", "mirror.example/hub"]   # [scheme://]host[:port][/prefix]; asked first, in order
+//! fallback = true              # the registry itself is asked last; false: never
 //! ["registry.example:5000"]
 //! plain_http = true
 //! ca_file = "/etc/wherry/example-ca.pem"
 //! username = "me"
-//! password = "secret"
+//! password = "secret"          # or password_file = "/etc/wherry/secret"
 //! ```
+//!
+//! A mirror's `ca_file` and credentials are in a table of its own. `plain_http` is the default for loopback addresses only.
 
 use crate::{ImageError, error::io_error};
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 /// Every registry that is not reached in the usual way, by host.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -23,10 +31,14 @@ pub struct Registries(pub BTreeMap<String, Registry>);
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     pub mirrors: Vec<String>,
-    pub plain_http: bool,
-    pub ca_file: Option<std::path::PathBuf>,
+    /// `None`: the registry itself is asked when no mirror has the image.
+    pub fallback: Option<bool>,
+    /// `None`: only loopback addresses are spoken to without TLS.
+    pub plain_http: Option<bool>,
+    pub ca_file: Option<PathBuf>,
     pub username: Option<String>,
     pub password: Option<String>,
+    pub password_file: Option<PathBuf>,
 }
 
 /// Where to ask for an image.
@@ -34,6 +46,8 @@ pub struct Registry {
 pub struct Endpoint {
     /// Host, and port if it has one.
     pub host: String,
+    /// Put before the repository; empty for none.
+    pub prefix: String,
     pub plain_http: bool,
 }
 
@@ -44,40 +58,102 @@ impl Registries {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             text => text.map_err(io_error("read", path))?,
         };
-        toml::from_str(&text)
-            .map_err(|err| ImageError::Malformed { what: path.display().to_string(), why: err.to_string() })
+        let mut registries: Self = toml::from_str(&text).map_err(|err| ImageError::Malformed {
+            what: path.display().to_string(),
+            why: err.to_string(),
+        })?;
+        for (name, registry) in &mut registries.0 {
+            if registry.fallback == Some(false) && registry.mirrors.is_empty() {
+                let why = format!("{name} has no mirrors and is not to be asked itself (fallback = false)");
+                return Err(ImageError::Malformed { what: path.display().to_string(), why });
+            }
+            if let Some(file) = &registry.password_file {
+                let password = fs::read_to_string(file).map_err(io_error("read", file))?;
+                registry.password = Some(password.trim_end_matches(['\r', '\n']).to_owned());
+            }
+        }
+        Ok(registries)
     }
 
     /// The endpoints of a registry, in the order to ask them.
     pub fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
         let own = self.0.get(registry);
-        let mirrors =
-            own.into_iter().flat_map(|own| &own.mirrors).map(|mirror| match mirror.split_once("://") {
-                Some((scheme, host)) => {
-                    Endpoint { host: host.trim_end_matches('/').to_owned(), plain_http: scheme == "http" }
-                }
-                None => Endpoint { host: mirror.clone(), plain_http: false },
-            });
-        let plain_http = own.is_some_and(|own| own.plain_http);
-        mirrors.chain([Endpoint { host: registry.to_owned(), plain_http }]).collect()
+        let mut endpoints: Vec<Endpoint> =
+            own.into_iter().flat_map(|own| &own.mirrors).map(|mirror| self.mirror(mirror)).collect();
+        if own.and_then(|own| own.fallback).unwrap_or(true) {
+            let plain_http = self.plain_http(registry);
+            endpoints.push(Endpoint { host: registry.to_owned(), prefix: String::new(), plain_http });
+        }
+        endpoints
     }
+
+    fn mirror(&self, mirror: &str) -> Endpoint {
+        let (scheme, rest) = match mirror.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, mirror),
+        };
+        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let plain_http = scheme.map_or_else(|| self.plain_http(host), |scheme| scheme == "http");
+        Endpoint { host: host.to_owned(), prefix: prefix.trim_matches('/').to_owned(), plain_http }
+    }
+
+    fn plain_http(&self, host: &str) -> bool {
+        self.0.get(host).and_then(|own| own.plain_http).unwrap_or_else(|| is_loopback(host))
+    }
+}
+
+/// Registries on this host speak plain HTTP unless told otherwise, as for docker and containerd.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn hosts(registries: &Registries, registry: &str) -> Vec<(String, String, bool)> {
+        let endpoints = registries.endpoints(registry).into_iter();
+        endpoints.map(|endpoint| (endpoint.host, endpoint.prefix, endpoint.plain_http)).collect()
+    }
+
     #[test]
     fn mirrors_come_first_and_typos_are_refused() {
-        let text = "[\"docker.io\"]\nmirrors = [\"http://127.0.0.1:5000/\", \"m.example\"]\n";
+        let text = "[\"docker.io\"]\nmirrors = [\"http://127.0.0.1:5000/\", \"m.example/hub\", \"localhost\"]\n\
+            [\"only.example\"]\nmirrors = [\"p.example:80\"]\nfallback = false\n[\"p.example:80\"]\nplain_http = true\n";
         let registries: Registries = toml::from_str(text).expect("valid");
-        let hosts: Vec<(String, bool)> = registries
-            .endpoints("docker.io")
-            .into_iter()
-            .map(|endpoint| (endpoint.host, endpoint.plain_http))
-            .collect();
-        let expected = [("127.0.0.1:5000", true), ("m.example", false), ("docker.io", false)];
-        assert_eq!(hosts, expected.map(|(host, plain)| (host.to_owned(), plain)));
+        let row = |host: &str, prefix: &str, plain| (host.to_owned(), prefix.to_owned(), plain);
+        let expected = [
+            row("127.0.0.1:5000", "", true),
+            row("m.example", "hub", false),
+            row("localhost", "", true),
+            row("docker.io", "", false),
+        ];
+        assert_eq!(hosts(&registries, "docker.io"), expected);
+        assert_eq!(hosts(&registries, "only.example"), [row("p.example:80", "", true)]);
+        assert_eq!(hosts(&registries, "[::1]:5000"), [row("[::1]:5000", "", true)]);
         assert!(toml::from_str::<Registries>("[\"x\"]\nmirrorz = []\n").is_err());
+    }
+
+    #[test]
+    fn files_are_checked_when_read() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("registries.toml");
+        let load = |text: &str| {
+            fs::write(&path, text).expect("written");
+            Registries::load(&path)
+        };
+        fs::write(dir.path().join("secret"), "word\n").expect("written");
+        let with_file = format!("[\"a\"]\npassword_file = \"{}/secret\"\n", dir.path().display());
+        assert_eq!(load(&with_file).expect("read").0["a"].password.as_deref(), Some("word"));
+        assert!(load("[\"a\"]\nfallback = false\n").is_err());
+        assert!(load("[\"a\"]\npassword_file = \"/nowhere\"\n").is_err());
+        assert!(
+            Registries::load(Path::new("/nowhere/registries.toml")).expect("absent is empty").0.is_empty()
+        );
     }
 }

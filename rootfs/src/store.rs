@@ -5,6 +5,7 @@ use crate::{
     error::io_error,
     image::{Image, Record, hex},
     layer,
+    unpack::Limits,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,13 +32,37 @@ pub(crate) struct Inner {
     pub images: Mutex<BTreeMap<String, Record>>,
     /// One pull of a name, and one unpacking of a layer, at a time.
     pub locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Layers that a pull or import under way counts on, and how many do.
+    pinned: Mutex<BTreeMap<String, usize>>,
     staged: AtomicU64,
+}
+
+/// What an image without layers lies on: an empty directory in `layers/`.
+const NO_LAYERS: &str = "empty";
+
+/// Layers that must stay while their image is being made.
+pub(crate) struct Pin {
+    store: ImageStore,
+    diff_ids: Vec<String>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pinned = self.store.inner.pinned.lock().expect("no panic while locked");
+        for diff_id in &self.diff_ids {
+            let count = pinned.get_mut(diff_id).expect("pinned by us");
+            *count -= 1;
+            if *count == 0 {
+                pinned.remove(diff_id);
+            }
+        }
+    }
 }
 
 impl ImageStore {
     /// Opens the store below `state_dir`, making what is missing and removing what a crash left half done. Blocks.
     pub fn open(state_dir: &Path, registries: Registries) -> Result<Self, ImageError> {
-        for dir in ["images", "layers", "snapshots"] {
+        for dir in ["images", "layers", "layers/empty", "snapshots"] {
             let path = state_dir.join(dir);
             fs::create_dir_all(&path).map_err(io_error("create", path))?;
         }
@@ -54,6 +79,7 @@ impl ImageStore {
             registries,
             images: Mutex::new(images),
             locks: Mutex::new(BTreeMap::new()),
+            pinned: Mutex::new(BTreeMap::new()),
             staged: AtomicU64::new(0),
         };
         let store = Self { inner: Arc::new(inner) };
@@ -125,8 +151,14 @@ impl ImageStore {
     /// Layers that no image names go.
     fn remove_unused_layers(&self) -> Result<(), ImageError> {
         let images = self.inner.images.lock().expect("no panic while locked");
-        let used: BTreeSet<&str> =
-            images.values().flat_map(|record| &record.diff_ids).map(String::as_str).collect();
+        let pinned = self.inner.pinned.lock().expect("no panic while locked");
+        let used: BTreeSet<&str> = images
+            .values()
+            .flat_map(|record| &record.diff_ids)
+            .chain(pinned.keys())
+            .map(String::as_str)
+            .chain([NO_LAYERS])
+            .collect();
         let layers = self.inner.root.join("layers");
         for entry in fs::read_dir(&layers).map_err(io_error("list", &layers))?.flatten() {
             if !used.contains(entry.file_name().to_string_lossy().as_ref()) {
@@ -145,29 +177,48 @@ impl ImageStore {
     }
 
     /// Unpacks a layer and puts it in place once it is whole, verified and on disk. Blocks.
-    pub(crate) fn add_layer(&self, diff_id: &str, input: impl Read) -> Result<(), ImageError> {
+    ///
+    /// - `blob`: digest of the bytes of `input` (`sha256:…`), where one is known.
+    pub(crate) fn add_layer(
+        &self,
+        diff_id: &str,
+        blob: Option<&str>,
+        input: impl Read,
+    ) -> Result<(), ImageError> {
         let target = self.layer_path(diff_id);
         if target.is_dir() {
             return Ok(());
         }
         let staged = self.stage();
         fs::create_dir(&staged).map_err(io_error("create", &staged))?;
-        let added = layer::unpack(input, &staged).and_then(|(actual, _)| {
-            if actual != diff_id {
-                let (expected, actual) = (format!("sha256:{diff_id}"), format!("sha256:{actual}"));
-                return Err(ImageError::Digest { what: "layer".to_owned(), expected, actual });
+        let added = layer::unpack(input, &staged, Limits::default()).and_then(|unpacked| {
+            if let Some(expected) = blob {
+                verify("blob", expected, &unpacked.blob)?;
             }
-            let dir = File::open(&staged).map_err(io_error("open", &staged))?;
-            nix::unistd::syncfs(&dir).map_err(|err| io_error("sync", &staged)(err.into()))?;
-            match fs::rename(&staged, &target) {
+            verify("layer", &format!("sha256:{diff_id}"), &unpacked.diff_id)?;
+            let commit = || -> std::io::Result<()> {
+                nix::unistd::syncfs(File::open(&staged)?)?;
+                fs::rename(&staged, &target)?;
+                File::open(self.inner.root.join("layers"))?.sync_all()
+            };
+            match commit() {
                 // Another pull was faster.
                 Err(_) if target.is_dir() => Ok(()),
-                renamed => renamed.map_err(io_error("rename", &staged)),
+                committed => committed.map_err(io_error("commit", &staged)),
             }
         });
         // Gone when it was renamed; otherwise emptied at the next start at the latest.
         let _ = fs::remove_dir_all(&staged);
         added
+    }
+
+    /// Keeps layers from being swept until the pin is dropped.
+    pub(crate) fn pin(&self, diff_ids: &[String]) -> Pin {
+        let mut pinned = self.inner.pinned.lock().expect("no panic while locked");
+        for diff_id in diff_ids {
+            *pinned.entry(diff_id.clone()).or_default() += 1;
+        }
+        Pin { store: self.clone(), diff_ids: diff_ids.to_vec() }
     }
 
     /// Makes an image known whose layers are all there; its names are taken from any other image.
@@ -215,12 +266,29 @@ impl ImageStore {
         self.inner.root.join("staging").join(format!("{}-{number}", std::process::id()))
     }
 
+    /// Lower directories of an overlay with these layers: uppermost first, at least one.
+    ///
+    /// overlayfs refuses one directory twice. The upper of two equal layers already says all that the lower one would,
+    /// whiteouts included, so the lower one is left out.
+    fn lower(&self, diff_ids: &[String]) -> Vec<PathBuf> {
+        let mut lower: Vec<PathBuf> = Vec::new();
+        for path in diff_ids.iter().rev().map(|id| self.layer_path(id)) {
+            if !lower.contains(&path) {
+                lower.push(path);
+            }
+        }
+        if lower.is_empty() {
+            lower.push(self.layer_path(NO_LAYERS));
+        }
+        lower
+    }
+
     fn image(&self, record: &Record) -> Image {
         Image {
             names: record.names.clone(),
             digest: record.digest.clone(),
             size_bytes: record.size_bytes,
-            lower: record.diff_ids.iter().rev().map(|id| self.layer_path(id)).collect(),
+            lower: self.lower(&record.diff_ids),
             config: record.config.clone(),
         }
     }
@@ -240,4 +308,13 @@ fn load(state_dir: &Path) -> Result<BTreeMap<String, Record>, ImageError> {
         }
     }
     Ok(images)
+}
+
+/// Compares a digest (`sha256:…`) with the hexadecimal one of what came.
+pub(crate) fn verify(what: &str, expected: &str, actual: &str) -> Result<(), ImageError> {
+    if hex(expected) == Some(actual) {
+        return Ok(());
+    }
+    let actual = format!("sha256:{actual}");
+    Err(ImageError::Digest { what: what.to_owned(), expected: expected.to_owned(), actual })
 }

@@ -1,13 +1,7 @@
 //! Who a container runs as: names of the image looked up in its own `/etc/passwd` and `/etc/group`.
 
-use crate::{Image, ImageError, error::malformed};
-use runtime_sys::path::read_in_root;
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::{FileTypeExt, MetadataExt},
-    path::Path,
-};
+use crate::{Image, ImageError, error::malformed, merged};
+use std::{io::Read, path::Path};
 
 /// An /etc/passwd that is longer is not read to its end.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -29,30 +23,13 @@ impl Image {
         look_up(user, &self.read("etc/passwd")?, &self.read("etc/group")?)
     }
 
-    /// The file as the topmost layer that has it shows it; empty where none has.
+    /// The file as the container will see it; empty where there is none.
     fn read(&self, path: &str) -> Result<String, ImageError> {
-        for layer in &self.lower {
-            let root = File::open(layer).map_err(crate::error::io_error("open", layer))?;
-            match read_in_root(&root, Path::new(path)) {
-                Ok(file) => {
-                    let meta = file.metadata().map_err(|err| malformed(path, err))?;
-                    if meta.file_type().is_char_device() && meta.rdev() == 0 {
-                        return Ok(String::new());
-                    }
-                    if !meta.is_file() {
-                        return Err(malformed(path, "is no file"));
-                    }
-                    let mut bytes = Vec::new();
-                    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|err| malformed(path, err))?;
-                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
-                }
-                Err(err)
-                    if err.kind() == io::ErrorKind::NotFound
-                        || err.raw_os_error() == Some(nix::errno::Errno::ENXIO as i32) => {}
-                Err(err) => return Err(malformed(path, err)),
-            }
+        let mut bytes = Vec::new();
+        if let Some(file) = merged::open(&self.lower, Path::new(path)).map_err(|err| malformed(path, err))? {
+            file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|err| malformed(path, err))?;
         }
-        Ok(String::new())
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 

@@ -1,0 +1,442 @@
+//! Pulls from registries over loopback: a server of the test for what goes wrong, and Debian's docker-registry for what goes right.
+
+use rootfs::{Credential, Image, ImageError, ImageStore, Progress, Reference, Registries};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+/// A layer's archive, plain and packed.
+type Layer = (Vec<u8>, Vec<u8>);
+
+/// What a path answers.
+#[derive(Clone, Default)]
+struct Answer {
+    status: u16,
+    kind: &'static str,
+    body: Vec<u8>,
+    /// Close the connection after so many bytes, this many times.
+    cut: Option<(usize, u32)>,
+    /// Send so many bytes and then nothing, for ever.
+    stall: Option<usize>,
+    /// `user:password` in base64 that is asked for.
+    password: Option<&'static str>,
+}
+
+/// A registry in this process. Requests are noted as `METHOD path [range]`.
+struct Server {
+    address: String,
+    answers: Arc<Mutex<BTreeMap<String, Answer>>>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let answers: Arc<Mutex<BTreeMap<String, Answer>>> = Arc::default();
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (shared, noted) = (answers.clone(), requests.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answers, requests) = (shared.clone(), noted.clone());
+                thread::spawn(move || serve(stream, &answers, &requests));
+            }
+        });
+        Self { address, answers, requests }
+    }
+
+    fn put(&self, path: &str, answer: Answer) {
+        self.answers.lock().expect("lock").insert(path.to_owned(), answer);
+    }
+
+    /// Serves an image under `tag`; answers with its layers' blob paths.
+    fn put_image(&self, tag: &str, layers: &[Layer]) -> Vec<String> {
+        let diff_ids: Vec<String> = layers.iter().map(|(plain, _)| digest(plain)).collect();
+        let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["x"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        let config = serde_json::to_vec(&config).expect("JSON");
+        let describe = |kind: &str, blob: &[u8]| serde_json::json!({"mediaType": kind, "digest": digest(blob), "size": blob.len()});
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let layer_kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let blobs: Vec<_> = layers.iter().map(|(_, blob)| describe(layer_kind, blob)).collect();
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": kind,
+            "config": describe("application/vnd.oci.image.config.v1+json", &config), "layers": blobs});
+        let manifest = serde_json::to_vec(&manifest).expect("JSON");
+        let blob = |bytes: &[u8]| Answer {
+            status: 200,
+            kind: "application/octet-stream",
+            body: bytes.to_vec(),
+            ..Answer::default()
+        };
+        self.put(
+            &format!("/v2/library/app/manifests/{tag}"),
+            Answer { status: 200, kind, body: manifest, ..Answer::default() },
+        );
+        let path = |bytes: &[u8]| format!("/v2/library/app/blobs/{}", digest(bytes));
+        self.put(&path(&config), blob(&config));
+        layers
+            .iter()
+            .map(|(_, bytes)| (path(bytes), blob(bytes)))
+            .map(|(path, answer)| (self.put(&path, answer), path).1)
+            .collect()
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Answer)) {
+        change(self.answers.lock().expect("lock").get_mut(path).expect("served"));
+    }
+
+    fn count(&self, part: &str) -> usize {
+        self.requests.lock().expect("lock").iter().filter(|request| request.contains(part)).count()
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn serve(stream: TcpStream, answers: &Mutex<BTreeMap<String, Answer>>, requests: &Mutex<Vec<String>>) {
+    let mut writer = stream.try_clone().expect("cloned");
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut line, mut range, mut authorization) = (String::new(), None, String::new());
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut header = String::new();
+            if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
+                break;
+            }
+            let (name, value) = header.trim().split_once(": ").unwrap_or_default();
+            match name.to_ascii_lowercase().as_str() {
+                "range" => {
+                    range = value
+                        .strip_prefix("bytes=")
+                        .and_then(|v| v.trim_end_matches('-').parse::<usize>().ok())
+                }
+                "authorization" => authorization = value.to_owned(),
+                _ => {}
+            }
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        requests.lock().expect("lock").push(format!("{} {range:?} {authorization}", line.trim()));
+        let mut answers = answers.lock().expect("lock");
+        let missing = Answer {
+            status: if path == "/v2/" { 200 } else { 404 },
+            kind: "text/plain",
+            ..Answer::default()
+        };
+        let answer = answers.get_mut(&path);
+        let cut = answer.as_ref().and_then(|a| a.cut).filter(|(_, times)| *times > 0);
+        let answer = match answer {
+            Some(answer) => {
+                answer.cut = cut.map(|(bytes, times)| (bytes, times - 1));
+                answer.clone()
+            }
+            None => missing,
+        };
+        drop(answers);
+        if answer.password.is_some_and(|password| authorization != format!("Basic {password}")) {
+            let reply = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\nContent-Length: 0\r\n\r\n";
+            let _ = writer.write_all(reply.as_bytes());
+            continue;
+        }
+        let from = range.unwrap_or(0);
+        let (status, body) = if range.is_some() && answer.status == 200 {
+            (206, &answer.body[from..])
+        } else {
+            (answer.status, &answer.body[..])
+        };
+        let head = format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
+            answer.kind,
+            body.len()
+        );
+        let sent =
+            cut.map(|(bytes, _)| bytes).or(answer.stall).map_or(body.len(), |bytes| bytes.min(body.len()));
+        if writer.write_all(&[head.as_bytes(), &body[..sent]].concat()).is_err() || cut.is_some() {
+            return;
+        }
+        while answer.stall.is_some() {
+            thread::park();
+        }
+    }
+}
+
+/// Whether `state` holds within ten seconds.
+fn soon(state: impl Fn() -> bool) -> bool {
+    (0..200).any(|_| {
+        thread::park_timeout(Duration::from_millis(50));
+        state()
+    })
+}
+
+/// A layer with one file, plain and gzipped.
+fn layer(name: &str, content: &[u8]) -> Layer {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, name, content).expect("appended");
+    let plain = builder.into_inner().expect("finished");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&plain).expect("packed");
+    (plain, gzip.finish().expect("packed"))
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    (0..bytes as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+fn registries(text: &str) -> Registries {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("registries.toml");
+    fs::write(&path, text).expect("written");
+    Registries::load(&path).expect("valid")
+}
+
+fn mirrored(server: &Server) -> Registries {
+    registries(&format!("[\"docker.io\"]\nmirrors = [\"http://{}\"]\nfallback = false\n", server.address))
+}
+
+fn pull(store: &ImageStore, name: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    run(async { store.pull(&name.parse::<Reference>()?, credentials, Arc::new(|_| {})).await })
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(work)
+}
+
+fn file(image: &Image, name: &str) -> Option<Vec<u8>> {
+    image.lower.iter().find_map(|lower| fs::read(lower.join(name)).ok())
+}
+
+fn leftovers(state: &Path) -> usize {
+    fs::read_dir(state.join("staging")).expect("staging").count()
+}
+
+#[test]
+fn a_broken_download_is_resumed_where_it_stopped() {
+    let (server, state) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let content = noise(1 << 20);
+    let blobs = server.put_image("latest", &[layer("f", &content)]);
+    server.change(&blobs[0], |answer| answer.cut = Some((300_000, 3)));
+    let store = ImageStore::open(state.path(), mirrored(&server)).expect("open");
+    let image = pull(&store, "app", &[]).expect("pulled");
+    assert_eq!(file(&image, "f"), Some(content));
+    assert_eq!((server.count("blobs"), server.count("Some(")), (5, 3), "config, a start, three resumptions");
+    assert_eq!(leftovers(state.path()), 0);
+}
+
+#[test]
+fn what_is_not_as_promised_is_not_kept() {
+    let state = tempfile::tempdir().expect("directory");
+    let good = layer("f", b"good");
+    type Change = fn(&mut Answer);
+    let cases: [(&str, Layer, Change); 4] = [
+        ("changed bytes", good.clone(), |answer| answer.body[30] ^= 1),
+        ("cut short for good", good.clone(), |answer| answer.body.truncate(100)),
+        ("more than promised", good.clone(), |answer| answer.body.extend(b"more")),
+        ("another diff id", (b"something else".to_vec(), good.1.clone()), |_| {}),
+    ];
+    for (name, layer, change) in cases {
+        let server = Server::start();
+        let blobs = server.put_image("latest", &[layer]);
+        server.change(&blobs[0], change);
+        let store = ImageStore::open(state.path(), mirrored(&server)).expect("open");
+        let outcome = pull(&store, "app", &[]);
+        let kept = store.resolve(&"app".parse().expect("name"));
+        // Bytes after the promised end are not even read.
+        assert!(
+            outcome.is_err() == kept.is_none() && (outcome.is_err() || name == "more than promised"),
+            "{name}: {outcome:?}"
+        );
+        assert_eq!(leftovers(state.path()), 0, "{name}");
+        if kept.is_some() {
+            store.remove("app", &[]).expect("removed");
+        }
+        assert_eq!(
+            fs::read_dir(state.path().join("layers")).expect("layers").count(),
+            2,
+            "{name}: hello and `empty`"
+        );
+    }
+}
+
+#[test]
+fn errors_say_what_the_caller_must_know() {
+    let (server, state) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let manifest = "/v2/library/app/manifests/";
+    server
+        .put(&format!("{manifest}refused"), Answer { status: 401, kind: "text/plain", ..Answer::default() });
+    server.put(
+        &format!("{manifest}forbidden"),
+        Answer { status: 403, kind: "text/plain", ..Answer::default() },
+    );
+    server.put(&format!("{manifest}broken"), Answer { status: 503, kind: "text/plain", ..Answer::default() });
+    let artifact = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.helm.config.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[{"mediaType":"application/vnd.cncf.helm.chart.content.v1.tar+gzip","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0}]}"#;
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    server.put(
+        &format!("{manifest}chart"),
+        Answer { status: 200, kind, body: artifact.to_vec(), ..Answer::default() },
+    );
+    let store = ImageStore::open(state.path(), mirrored(&server)).expect("open");
+    let error = |name: &str| pull(&store, name, &[]).expect_err(name);
+    assert!(matches!(error("App"), ImageError::InvalidName { .. }));
+    assert!(matches!(error("app:none"), ImageError::NotFound { .. }));
+    assert!(matches!(error("app:refused"), ImageError::Unauthorized { .. }));
+    assert!(matches!(error("app:forbidden"), ImageError::Unauthorized { .. }));
+    assert!(matches!(error("app:broken"), ImageError::Registry { .. }));
+    assert_eq!(server.count("manifests/broken"), 3, "a fault of the server is worth another try");
+    let chart = error("app:chart").to_string();
+    assert!(chart.contains("OCI artifact"), "{chart}");
+}
+
+#[test]
+fn two_pulls_fetch_a_layer_once_and_a_removal_between_does_no_harm() {
+    let (server, state) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let (shared, own) = (layer("shared", &noise(2 << 20)), layer("own", b"x"));
+    let blobs = server.put_image("one", std::slice::from_ref(&shared));
+    server.put_image("two", &[shared.clone(), own.clone(), shared, own]);
+    let store = ImageStore::open(state.path(), mirrored(&server)).expect("open");
+    let names = ["app:one", "app:two", "app:one"].map(|name| name.parse::<Reference>().expect("name"));
+    let quiet: Arc<dyn Fn(Progress) + Send + Sync> = Arc::new(|_| {});
+    let images = run(async {
+        let [one, two, again] = names.each_ref().map(|name| store.pull(name, &[], quiet.clone()));
+        let swept = async { store.remove("wherry.local/hello:latest", &[]).expect("the name goes") };
+        let (one, two, again, _) = tokio::join!(one, two, again, swept);
+        [one, two, again].map(|image| image.expect("pulled"))
+    });
+    assert_eq!(server.count(&blobs[0]), 1);
+    assert_eq!(images[1].lower.len(), 2, "overlayfs takes no directory twice");
+    let names: BTreeSet<_> = images.iter().map(|image| image.digest.clone()).collect();
+    assert_eq!(names.len(), 2);
+    store.remove("app:one", &[]).expect("removed");
+    assert!(images[1].lower.iter().all(|lower| lower.is_dir()), "the other image still has the layer");
+}
+
+#[test]
+fn credentials_go_to_their_registry_only() {
+    let (mirror, origin) = (Server::start(), Server::start());
+    let state = tempfile::tempdir().expect("directory");
+    origin.put_image("latest", &[layer("f", b"x")]);
+    // base64 of me:secret
+    let password = Some("bWU6c2VjcmV0");
+    origin.change("/v2/library/app/manifests/latest", |answer| answer.password = password);
+    origin.put("/v2/", Answer { status: 200, kind: "text/plain", password, ..Answer::default() });
+    let config =
+        format!("[\"{}\"]\nmirrors = [\"http://{}\"]\nplain_http = true\n", origin.address, mirror.address);
+    let store = ImageStore::open(state.path(), registries(&config)).expect("open");
+    let name = format!("{}/library/app", origin.address);
+    assert!(matches!(pull(&store, &name, &[]), Err(ImageError::Unauthorized { .. })));
+    let me =
+        Credential { registry: origin.address.clone(), username: "me".into(), password: "secret".into() };
+    pull(&store, &name, &[me]).expect("pulled");
+    assert_eq!(
+        (mirror.count("Basic"), mirror.count("manifests") > 0),
+        (0, true),
+        "the mirror was asked, without a password"
+    );
+}
+
+/// The process to kill is this test again, told by the environment which store to pull into.
+#[test]
+fn a_crash_in_the_middle_of_a_pull_leaves_nothing() {
+    const VICTIM: &str = "WHERRY_TEST_VICTIM";
+    if let Some((state, mirror)) = std::env::var(VICTIM).ok().as_deref().and_then(|text| text.split_once(' '))
+    {
+        let config = format!("[\"docker.io\"]\nmirrors = [\"http://{mirror}\"]\nfallback = false\n");
+        let store = ImageStore::open(Path::new(state), registries(&config)).expect("open");
+        unreachable!("the layer never ends: {:?}", pull(&store, "app", &[]));
+    }
+    let (server, state) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let blobs = server.put_image("latest", &[layer("f", &noise(1 << 20))]);
+    server.change(&blobs[0], |answer| answer.stall = Some(500_000));
+    let mut victim = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "a_crash_in_the_middle_of_a_pull_leaves_nothing"])
+        .env(VICTIM, format!("{} {}", state.path().display(), server.address))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("started");
+    let half = || {
+        let layers = fs::read_dir(state.path().join("staging")).into_iter().flatten().flatten();
+        layers.filter_map(|layer| fs::metadata(layer.path().join("f")).ok()).any(|file| file.len() > 100_000)
+    };
+    let unpacking = soon(half);
+    victim.kill().expect("ours");
+    victim.wait().expect("ended");
+    assert!(unpacking && half(), "it was killed with half a layer unpacked");
+    // A layer whose image was never made, too.
+    let orphan = state.path().join("layers").join("0".repeat(64));
+    fs::create_dir_all(&orphan).expect("made");
+    server.change(&blobs[0], |answer| answer.stall = None);
+    let store = ImageStore::open(state.path(), mirrored(&server)).expect("open again");
+    assert!(leftovers(state.path()) == 0 && !orphan.exists());
+    assert!(store.resolve(&"app".parse().expect("name")).is_none());
+    pull(&store, "app", &[]).expect("pulled");
+}
+
+/// Needs `docker-registry` and the images that `tests/images/build.sh` makes; without them it says so.
+#[test]
+fn images_of_debian_from_a_real_registry() {
+    let cache = std::env::var("WHERRY_TEST_CACHE").unwrap_or_else(|_| "/var/cache/wherry-test".to_owned());
+    let images = Path::new(&cache).join("images");
+    let needed = images.join("registry").is_dir() && Path::new("/usr/bin/docker-registry").exists();
+    if !needed {
+        let required = std::env::var_os("REQUIRE_PRIVILEGED").is_some();
+        assert!(!required, "run tests/images/build.sh {}", images.display());
+        println!("skipped: no registry in {}", images.display());
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback").port();
+    let address = format!("127.0.0.1:{port}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/images/registry.sh");
+    let mut registry =
+        Command::new(script).arg(&images).arg(&address).stderr(Stdio::piped()).spawn().expect("started");
+    let up = soon(|| TcpStream::connect(&address).is_ok());
+    let state = tempfile::tempdir().expect("directory");
+    let config = format!("[\"docker.io\"]\nmirrors = [\"http://{address}\"]\nfallback = false\n");
+    let outcome = std::panic::catch_unwind(|| {
+        assert!(up, "the registry does not listen");
+        let store = ImageStore::open(state.path(), registries(&config)).expect("open");
+        let nginx = pull(&store, "nginx", &[]).expect("pulled");
+        assert_eq!((nginx.config.cmd[0].as_str(), nginx.config.stop_signal.as_str()), ("nginx", "SIGQUIT"));
+        assert_eq!(nginx.look_up("www-data").expect("a user").uid, 33);
+        let alt = pull(&store, "nginx:1.27-alt", &[]).expect("pulled");
+        assert_eq!(nginx.lower[1], alt.lower[1], "the big layer is shared");
+        assert_ne!(
+            file(&nginx, "usr/share/nginx/html/index.html"),
+            file(&alt, "usr/share/nginx/html/index.html")
+        );
+        let again = pull(&store, &format!("nginx@{}", alt.digest), &[]).expect("by digest");
+        assert_eq!(again.digest, alt.digest);
+        // The same image out of the archive.
+        let other = tempfile::tempdir().expect("directory");
+        let archived = ImageStore::open(other.path(), Registries::default()).expect("open");
+        let imported = archived.import(&images.join("nginx-alt.tar"), None).expect("imported");
+        assert!(
+            imported[0].names.contains(&"docker.io/library/nginx:1.27-alt".to_owned()),
+            "{:?}",
+            imported[0].names
+        );
+        assert_eq!(imported[0].lower.len(), 2);
+    });
+    registry.kill().expect("ours");
+    let mut log = String::new();
+    let _ = registry.stderr.take().expect("piped").read_to_string(&mut log);
+    registry.wait().expect("ended");
+    if let Err(panic) = outcome {
+        eprintln!("{log}");
+        std::panic::resume_unwind(panic);
+    }
+}

@@ -10,7 +10,8 @@ fn main() {
     let status = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"))
         .args(["build", "--release", "--locked", "--package", "hello", "--target", &target, "--target-dir"])
         .arg(out.join("hello"))
-        // The outer build's flags are for the outer build.
+        // The outer build's flags are for the outer build, and clippy is no compiler.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .status()

@@ -1,140 +1,151 @@
 //! The web server of the first example: one page that says which pod serves it.
 //!
-//! `PORT` (8080) to listen on; `GREETING` for the headline. `/healthz` answers `ok`. SIGTERM: no connection is accepted any more, those that are
-//! open are answered, then it ends.
+//! `PORT` (8080) to listen on; `GREETING` for the headline; `DRAIN_MS` (500), see below. `/healthz` answers `ok`.
+//!
+//! One thread and one poll(2): a connection costs a descriptor and a few hundred bytes, however long it idles.
+//! SIGTERM: for `DRAIN_MS` new connections are still answered, as those who balance load take a moment to hear of the end,
+//! then no more; what is being answered is finished, and it exits 0. As pid 1 of a container it has to catch the signal.
 #![forbid(unsafe_code)]
 
-use nix::sys::signal::{SigSet, Signal};
+mod connection;
+mod page;
+
+use connection::{Connection, State};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
 use std::{
     env,
-    io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
-    process::exit,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
+    error::Error,
+    io,
+    net::TcpListener,
+    os::fd::AsFd,
+    process::ExitCode,
+    time::{Duration, Instant},
 };
 
-const THREADS: usize = 4;
-const REQUEST_BYTES_MAX: usize = 16 << 10;
-const IDLE: Duration = Duration::from_secs(10);
-/// How long the other ends may take to finish once we are asked to end.
-const DRAIN_STEPS: u32 = 100;
-const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// Connections open at once; one more closes the one that has been silent longest.
+const CONNECTIONS_MAX: usize = 1000;
+/// How long clients may take to read their answers once nothing is accepted any more.
+const FINISH: Duration = Duration::from_secs(2);
 
-/// Requests in progress, and whether to end.
-#[derive(Default)]
-struct Shared {
-    open: AtomicUsize,
-    ending: AtomicBool,
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn main() {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().expect("signals can be blocked");
-    let port = env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080u16);
-    let listener = TcpListener::bind(("0.0.0.0", port)).unwrap_or_else(|err| {
-        eprintln!("listen on port {port}: {err}");
-        exit(1)
-    });
+fn run() -> Result<(), Box<dyn Error>> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    signals.thread_block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let (port, drain_ms) = (number("PORT", 8080u16)?, number("DRAIN_MS", 500u32)?);
+    let listener =
+        TcpListener::bind(("0.0.0.0", port)).map_err(|err| format!("listen on port {port}: {err}"))?;
+    listener.set_nonblocking(true)?;
     println!("listening on port {port}");
-    let shared = Arc::new(Shared::default());
-    for _ in 0..THREADS {
-        let (listener, shared) = (listener.try_clone().expect("a socket can be cloned"), shared.clone());
-        thread::spawn(move || serve(&listener, &shared));
-    }
-    drop(listener);
-    // As pid 1 of a container, a signal without a waiter would have no effect.
-    let signal = signals.wait().expect("signals can be waited for");
-    println!("{signal}: finishing {} requests", shared.open.load(Ordering::SeqCst));
-    shared.ending.store(true, Ordering::SeqCst);
-    for _ in 0..DRAIN_STEPS {
-        if shared.open.load(Ordering::SeqCst) == 0 {
-            break;
-        }
-        thread::park_timeout(DRAIN_STEP);
+    Server { listener: Some(listener), signals, connections: Vec::new(), turn: 0, drain: None }
+        .serve(Duration::from_millis(drain_ms.into()))
+}
+
+fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T, String> {
+    match env::var(name) {
+        Ok(text) => text.parse().map_err(|_| format!("{name}={text:?} is not a number in range")),
+        Err(_) => Ok(default),
     }
 }
 
-fn serve(listener: &TcpListener, shared: &Shared) {
-    for stream in listener.incoming().flatten() {
-        shared.open.fetch_add(1, Ordering::SeqCst);
-        if let Err(err) = answer(stream, shared) {
-            eprintln!("request: {err}");
-        }
-        shared.open.fetch_sub(1, Ordering::SeqCst);
-    }
+struct Server {
+    listener: Option<TcpListener>,
+    signals: SignalFd,
+    connections: Vec<Connection>,
+    /// Counts passes of the loop, to tell who has been silent longest.
+    turn: u64,
+    /// When to stop accepting, then when to give up; set by the signal.
+    drain: Option<Instant>,
 }
 
-/// Answers requests until the client closes or we are to end.
-fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_read_timeout(Some(IDLE))?;
-    stream.set_nodelay(true)?;
-    let mut request = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-            let len = match stream.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                read => read?,
-            };
-            request.extend_from_slice(&buffer[..len]);
-            if request.len() > REQUEST_BYTES_MAX {
-                return stream
-                    .write_all(b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n");
+impl Server {
+    fn serve(mut self, drain: Duration) -> Result<(), Box<dyn Error>> {
+        loop {
+            let ready = self.wait()?;
+            self.turn += 1;
+            if let Some(signal) = self.signals.read_signal()?
+                && self.drain.is_none()
+            {
+                println!("signal {}: finishing {} connections", signal.ssi_signo, self.connections.len());
+                self.drain = Some(now() + drain);
+            }
+            let ending = self.drain.is_some();
+            for (connection, ready) in self.connections.iter_mut().zip(ready) {
+                if ready {
+                    connection.advance(ending, self.turn);
+                }
+            }
+            self.accept();
+            self.connections.retain(|connection| connection.state() != State::Closed);
+            if self.drain.is_some_and(|deadline| now() >= deadline) {
+                if self.listener.take().is_none() {
+                    return Ok(());
+                }
+                self.drain = Some(now() + FINISH);
+                // Who came last may have asked already.
+                self.connections.iter_mut().for_each(|connection| connection.advance(true, self.turn));
+            }
+            if self.listener.is_none() {
+                self.connections.retain(|connection| connection.state() == State::Answering);
+                if self.connections.is_empty() {
+                    return Ok(());
+                }
             }
         }
-        let head = String::from_utf8_lossy(&request).into_owned();
-        request.clear();
-        let line = head.lines().next().unwrap_or_default();
-        let path = line.split(' ').nth(1).unwrap_or("/");
-        let (kind, body) = if path == "/healthz" {
-            ("text/plain", "ok\n".to_owned())
-        } else {
-            ("text/html; charset=utf-8", page())
-        };
-        if path != "/healthz" {
-            println!(
-                "{line} from {}",
-                stream.peer_addr().map_or_else(|err| err.to_string(), |peer| peer.to_string())
-            );
+    }
+
+    /// Sleeps until there is something to do; answers which connections are ready.
+    fn wait(&self) -> io::Result<Vec<bool>> {
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(self.connections.len() + 2);
+        for connection in &self.connections {
+            let answering = connection.state() == State::Answering;
+            let flags = if answering { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            fds.push(PollFd::new(connection.as_fd(), flags));
         }
-        let asked = head.lines().any(|line| line.to_ascii_lowercase().replace(' ', "") == "connection:close");
-        let close = asked || head.contains("HTTP/1.0") || shared.ending.load(Ordering::SeqCst);
-        let connection = if close { "close" } else { "keep-alive" };
-        let len = body.len();
-        let reply = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len}\r\nConnection: {connection}\r\n\r\n{body}"
-        );
-        stream.write_all(reply.as_bytes())?;
-        if close {
-            return Ok(());
+        fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        fds.extend(self.listener.as_ref().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+        let left = self.drain.map(|deadline| deadline.saturating_duration_since(now()).as_millis() + 1);
+        let timeout = left.map_or(PollTimeout::NONE, |ms| {
+            PollTimeout::try_from(ms.min(60_000)).expect("a minute is a valid time")
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+        Ok(fds[..self.connections.len()].iter().map(|fd| fd.any().unwrap_or(true)).collect())
+    }
+
+    fn accept(&mut self) {
+        while let Some(Ok((stream, _))) = self.listener.as_ref().map(TcpListener::accept) {
+            if self.connections.len() >= CONNECTIONS_MAX {
+                let silent = (0..self.connections.len()).min_by_key(|&at| self.connections[at].heard());
+                self.connections.swap_remove(silent.expect("there are some"));
+            }
+            match Connection::new(stream, self.turn) {
+                Ok(connection) => self.connections.push(connection),
+                Err(err) => eprintln!("connection: {err}"),
+            }
         }
     }
 }
 
-fn page() -> String {
-    let greeting = env::var("GREETING").unwrap_or_else(|_| "Hello".to_owned());
-    let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-    let row =
-        |(name, value): (&str, String)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(&value));
-    let rows: String = [("pod", Some(host)), ("address", env::var("POD_IP").ok())]
-        .into_iter()
-        .filter_map(|(name, value)| value.map(|value| row((name, value))))
-        .collect();
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<title>{0}</title>\n<style>body{{font:1.1em sans-serif;margin:4em auto;max-width:30em}}\
-         th{{text-align:left;padding-right:1em}}</style>\n<h1>{0}</h1>\n<table>\n{rows}</table>\n</html>\n",
-        escape(&greeting)
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+#[allow(clippy::disallowed_methods, reason = "the one clock of this program")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,0 +1,97 @@
+//! What the kernel's overlayfs makes of our layers. Needs root.
+
+use rootfs::{ImageStore, Registries};
+use sha2::{Digest, Sha256};
+use std::{fs, path::Path, process::Command};
+
+/// An archive of regular files; a name that ends in `/` is a directory.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_ustar();
+        let directory = name.ends_with('/');
+        header.set_entry_type(if directory { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_mode(if directory { 0o755 } else { 0o644 });
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, *content).expect("appended");
+    }
+    builder.into_inner().expect("finished")
+}
+
+/// What `docker save` writes, into a file.
+fn save(path: &Path, tag: &str, layers: &[Vec<u8>]) {
+    let hex =
+        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let diff_ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", hex(layer))).collect();
+    let config =
+        serde_json::json!({"rootfs": {"type": "layers", "diff_ids": diff_ids}, "config": {"User": "web"}});
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("{number}.tar")).collect();
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]);
+    let (config, manifest) = (config.to_string(), manifest.to_string());
+    let mut files = vec![("manifest.json", manifest.as_bytes()), ("config.json", config.as_bytes())];
+    files.extend(names.iter().map(String::as_str).zip(layers.iter().map(Vec::as_slice)));
+    fs::write(path, archive(&files)).expect("written");
+}
+
+#[test]
+fn layers_whiteouts_and_equal_layers_mount() {
+    let dir = tempfile::tempdir().expect("directory");
+    let state = dir.path().join("state");
+    let store = ImageStore::open(&state, Registries::default()).expect("open");
+    let passwd = b"web:x:33:34::/:/bin/sh\n";
+    let base = archive(&[
+        ("etc/", b""),
+        ("etc/passwd", passwd),
+        ("gone", b"x"),
+        ("old/", b""),
+        ("old/x", b"x"),
+        ("kept/", b""),
+        ("kept/low", b"low"),
+    ]);
+    let change = archive(&[
+        (".wh.gone", b""),
+        ("old/", b""),
+        ("old/.wh..wh..opq", b""),
+        ("old/y", b"y"),
+        ("kept/", b""),
+        ("kept/up", b"up"),
+    ]);
+    let nothing = archive(&[]);
+    save(&dir.path().join("app.tar"), "app:1", &[base.clone(), nothing.clone(), change, nothing]);
+    let image = store.import(&dir.path().join("app.tar"), None).expect("imported").remove(0);
+    assert_eq!((image.lower.len(), image.look_up(&image.config.user).expect("known").uid), (3, 33));
+
+    save(
+        &dir.path().join("hidden.tar"),
+        "hidden:1",
+        &[base, archive(&[("etc/", b""), ("etc/.wh.passwd", b"")])],
+    );
+    let hidden = store.import(&dir.path().join("hidden.tar"), None).expect("imported").remove(0);
+    assert!(hidden.look_up("web").is_err(), "a whiteout hides the file of the layer below");
+    save(&dir.path().join("scratch.tar"), "scratch:1", &[]);
+    let scratch = store.import(&dir.path().join("scratch.tar"), None).expect("imported").remove(0);
+
+    for (image, container, expected) in [
+        (&image, "one", "./etc/passwd ./kept/low ./kept/up ./old/y"),
+        (&hidden, "two", "./gone ./kept/low ./old/x"),
+        (&scratch, "three", ""),
+    ] {
+        let snapshot = store.prepare(image, container).expect("prepared");
+        let lower: Vec<String> = snapshot.lower.iter().map(|path| path.display().to_string()).collect();
+        let (upper, work, root) =
+            (snapshot.upper.display(), snapshot.work.display(), snapshot.root.display());
+        let script = format!(
+            "mount -t overlay overlay -o lowerdir={},upperdir={upper},workdir={work} {root} && cd {root} && find . -type f | sort && : > written",
+            lower.join(":")
+        );
+        // In a mount namespace of its own, which takes the mount away again.
+        let output =
+            Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().expect("unshare runs");
+        let seen = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(seen, expected, "{container}");
+        assert!(snapshot.upper.join("written").exists());
+        store.discard(container).expect("discarded");
+    }
+    assert_eq!(store.snapshots().expect("listed"), Vec::<String>::new());
+}

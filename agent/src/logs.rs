@@ -106,7 +106,7 @@ pub async fn send(
             () = tokio::time::sleep(FOLLOW) => {}
             _ = running.changed() => {}
             // A client that hangs up has heard enough.
-            _ = sender.stream.readable() => return Ok(()),
+            () = crate::netd::hung_up(sender.stream) => return Ok(()),
         }
     }
 }

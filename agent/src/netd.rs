@@ -155,8 +155,7 @@ async fn talk(
             None => {
                 let order = tokio::select! {
                     order = inbox.recv() => order,
-                    // netd says nothing by itself: readable means that it has gone.
-                    _ = stream.readable() => return,
+                    () = hung_up(stream) => return,
                 };
                 let Some(order) = order else { return };
                 match note(wanted, order) {
@@ -180,6 +179,17 @@ async fn talk(
                 *open = answer.map(|answer| (body, answer));
                 return;
             }
+        }
+    }
+}
+
+/// Returns once the peer has gone; it says nothing by itself.
+pub async fn hung_up(stream: &UnixStream) {
+    while stream.readable().await.is_ok() {
+        // Readiness may be left over from what was read before.
+        match stream.try_read(&mut [0]) {
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return,
         }
     }
 }

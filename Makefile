@@ -1,16 +1,71 @@
-# make quickstart   a one-node cluster on this host that serves a page
+# make quickstart   a one-node cluster on this host that serves a page; needs root, Rust and Debian's package manager
 # make test         every check and test; installs what it needs
-.PHONY: all check unit test
+# make bench        speed and memory beside those of others; `make test` need not have run
+# make install      programs to PREFIX/bin, systemd units, shell completion
+# make uninstall    takes them away again
+
 CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+BIN := $(CURDIR)/target/bin
+HOST := $(shell rustc --print host-tuple 2>/dev/null)
+PROGRAMS := ctl wherry-scheduler wherry-agent wherry-netd wherry-runtime
+UNITS := wherry.slice wherry-pods.service wherry-scheduler.service wherry-netd.service wherry-agent.service
+# Shared by all clones on a machine, and readable to the user that runs the guests.
+export WHERRY_TEST_CACHE ?= /var/cache/wherry-test
+export WHERRY_BIN := $(BIN)
+# Every suite that needs root or the network says so by failing.
+export REQUIRE_PRIVILEGED := 1
 
-all:
-	$(CARGO) build --release --workspace
+.PHONY: build toolchain quickstart test check unit test-setup e2e vm tidy bench install uninstall
 
-check:
+build: toolchain
+	$(CARGO) build --release --locked --workspace --exclude runtime --exclude tests
+	# The runtime and the monitor start once per container: static, they start five times as fast.
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --package runtime --target $(HOST) --target-dir target/static
+	mkdir -p $(BIN)
+	install -m 755 target/static/$(HOST)/release/wherry-runtime $(addprefix target/release/,$(filter-out wherry-runtime,$(PROGRAMS))) $(BIN)
+
+# A C compiler: Rust links with it, and two libraries (TLS, zstd) are partly C.
+toolchain:
+	@command -v $(CARGO) > /dev/null || { echo 'Rust is missing: see https://rustup.rs'; exit 1; }
+	@command -v cc > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; }
+
+quickstart: build
+	./examples/quickstart.sh $(BIN)
+
+test: check unit tidy e2e vm
+
+check: toolchain
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-unit:
-	$(CARGO) test --workspace
+unit: toolchain test-setup
+	$(CARGO) test --locked --workspace --exclude tests
 
-test: check unit
+tidy: toolchain
+	$(CARGO) test --locked --package tests --test tidy
+
+test-setup:
+	./tests/setup.sh $(WHERRY_TEST_CACHE)
+
+e2e: build test-setup
+	$(CARGO) test --locked --package tests --test e2e -- --test-threads=2 --nocapture
+
+vm: build test-setup
+	$(CARGO) test --locked --package tests --test vm -- --test-threads=1 --nocapture
+
+bench: build test-setup
+	$(CARGO) run --release --locked --package tests --bin bench
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)/etc/wherry
+	install -m 755 $(addprefix $(BIN)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	for unit in $(UNITS); do sed 's|/usr/local/bin|$(PREFIX)/bin|' ctl/units/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
+	$(BIN)/ctl completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctl
+	[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS)) $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ctl
+	[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload

@@ -1,0 +1,6 @@
+//! Wherry in a virtual machine: systemd, unified cgroup v2 with every controller, limits that hold.
+#![forbid(unsafe_code)]
+
+mod limits;
+mod systemd;
+

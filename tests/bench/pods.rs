@@ -9,7 +9,8 @@ const ROUNDS: usize = 15;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 fn pod(name: &str) -> Value {
-    let container = json!({ "name": "main", "image": "wherry.local/hello:latest", "imagePullPolicy": "IfNotPresent" });
+    let container =
+        json!({ "name": "main", "image": "wherry.local/hello:latest", "imagePullPolicy": "IfNotPresent" });
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": { "bench": "yes" } },
         "spec": { "containers": [container], "terminationGracePeriodSeconds": 1 },
@@ -25,7 +26,13 @@ fn start(https: &Https, count: usize) -> f64 {
     }
     let running = || {
         let (_, list) = https.call("GET", &format!("{PODS}?labelSelector=bench"), None);
-        list["items"].as_array().into_iter().flatten().filter(|pod| pod["status"]["phase"] == "Running").count() == count
+        list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| pod["status"]["phase"] == "Running")
+            .count()
+            == count
     };
     spin_until(running);
     begin.elapsed().as_secs_f64()

@@ -45,5 +45,10 @@ fn row(cluster: &Cluster, connections: usize) {
     let mut latencies = latencies.into_inner().expect("no worker panics");
     let p50 = median(&mut latencies);
     let p99 = latencies[latencies.len() * 99 / 100];
-    println!("| {connections} | {:.0} | {:.2} ms | {:.2} ms |", objects as f64 / seconds, p50 * 1e3, p99 * 1e3);
+    println!(
+        "| {connections} | {:.0} | {:.2} ms | {:.2} ms |",
+        objects as f64 / seconds,
+        p50 * 1e3,
+        p99 * 1e3
+    );
 }

@@ -26,7 +26,8 @@ fn nginx_pod() {
     let pod = cluster.wait_ready("nginx-pod");
     assert_eq!(pod["metadata"]["labels"]["app"], "webserver");
     assert_eq!(pod["status"]["containerStatuses"][0]["image"], "docker.io/library/nginx:latest");
-    let address = format!("{}:80", pod["status"]["podIP"].as_str().expect("an address")).parse().expect("an address");
+    let address =
+        format!("{}:80", pod["status"]["podIP"].as_str().expect("an address")).parse().expect("an address");
     let (status, body) = cluster.netns.enter(|| traffic::get(address, "/")).expect("served");
     assert!(status == 200 && body.contains("nginx"), "{status} {body}");
     let described = cluster.kubectl(&["describe", "pod", "nginx-pod"]).ok();
@@ -58,14 +59,20 @@ fn nginx_deployment_rolls_without_a_failed_request() {
     cluster.wait_for("the load runs", || (load.served() > 10).then_some(()));
     cluster.kubectl(&["set", "image", "deployment/nginx-deployment", "nginx=nginx:alt"]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/nginx-deployment", "--timeout=180s"]).ok();
-    let second = cluster.wait_for("the new page is served", || page(&cluster, 30081).filter(|body| *body != first));
+    let second =
+        cluster.wait_for("the new page is served", || page(&cluster, 30081).filter(|body| *body != first));
     let history = cluster.kubectl(&["rollout", "history", "deployment/nginx-deployment"]).ok();
     assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
     cluster.kubectl(&["rollout", "undo", "deployment/nginx-deployment"]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/nginx-deployment", "--timeout=180s"]).ok();
     cluster.wait_for("the old page is back", || page(&cluster, 30081).filter(|body| *body == first));
     let (served, failures) = load.stop();
-    assert!(failures.is_empty(), "{served} served, {} failed: {:?}", failures.len(), &failures[..failures.len().min(5)]);
+    assert!(
+        failures.is_empty(),
+        "{served} served, {} failed: {:?}",
+        failures.len(),
+        &failures[..failures.len().min(5)]
+    );
     assert_ne!(first, second);
     cluster.kubectl(&["delete", "deployment,service", "--all"]).ok();
     drop(registry);
@@ -89,12 +96,22 @@ fn app_pod_reads_config_and_secret() {
     assert!(refused.contains("illegal base64 data"), "{refused}");
 
     cluster.kubectl(&["delete", "pod", "app-pod"]).ok();
-    cluster.kubectl(&["patch", "secret", "app-secret", "--type=json", "-p", r#"[{"op":"remove","path":"/data/DB_PASSWORD"}]"#]).ok();
+    cluster
+        .kubectl(&[
+            "patch",
+            "secret",
+            "app-secret",
+            "--type=json",
+            "-p",
+            r#"[{"op":"remove","path":"/data/DB_PASSWORD"}]"#,
+        ])
+        .ok();
     cluster.apply_example_object("app.yaml", "Pod");
     let message = cluster.wait_for("the missing key is reported", || {
         let pod = cluster.get("pod", "app-pod");
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
-        (waiting["reason"] == "CreateContainerConfigError").then(|| waiting["message"].as_str().unwrap_or_default().to_owned())
+        (waiting["reason"] == "CreateContainerConfigError")
+            .then(|| waiting["message"].as_str().unwrap_or_default().to_owned())
     });
     assert_eq!(message, "couldn't find key DB_PASSWORD in Secret default/app-secret");
     cluster.apply_example_object("app.yaml", "Secret");

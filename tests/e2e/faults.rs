@@ -53,9 +53,14 @@ fn daemons_die_at_any_time_during_a_rolling_update() {
     cluster.up().ok();
     cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]).ok();
     let wanted = cluster.get("deployment", "hello")["spec"]["replicas"].as_u64().expect("a number");
-    cluster.wait_for("the declared state is there", || (cluster.list("pods", "app=hello").len() as u64 == wanted).then_some(()));
-    cluster.wait_for("no process is left over", || (processes(&cluster).len() as u64 == wanted).then_some(()));
-    cluster.wait_for("the page is served", || cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok());
+    cluster.wait_for("the declared state is there", || {
+        (cluster.list("pods", "app=hello").len() as u64 == wanted).then_some(())
+    });
+    cluster
+        .wait_for("no process is left over", || (processes(&cluster).len() as u64 == wanted).then_some(()));
+    cluster.wait_for("the page is served", || {
+        cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok()
+    });
     cluster.kubectl(&["delete", "deployment", "hello"]).ok();
     cluster.wait_for("every pod is gone", || processes(&cluster).is_empty().then_some(()));
     cluster.down();
@@ -66,7 +71,9 @@ fn containers_and_traffic_go_on_without_scheduler_and_agent() {
     let cluster = Cluster::start(Options::default());
     cluster.apply_example("hello.yaml");
     cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]).ok();
-    cluster.wait_for("the page is served", || cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok());
+    cluster.wait_for("the page is served", || {
+        cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok()
+    });
     let before = processes(&cluster);
     let load = Load::start(&cluster.netns, cluster.node_port(30080), "/", 2);
     for name in ["scheduler", "agent"] {
@@ -81,7 +88,9 @@ fn containers_and_traffic_go_on_without_scheduler_and_agent() {
     assert_eq!(processes(&cluster), before, "no container was restarted");
     assert!(cluster.kill_daemon("netd"), "netd ran");
     cluster.up().ok();
-    cluster.wait_for("the page is served by the new netd", || cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok());
+    cluster.wait_for("the page is served by the new netd", || {
+        cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok()
+    });
     assert_eq!(processes(&cluster), before, "no container was restarted");
     cluster.down();
 }
@@ -96,7 +105,13 @@ fn an_acknowledged_write_is_there_afterwards() {
     for round in 0..5 {
         for index in 0..1 + random.below(8) {
             let name = format!("kept-{round}-{index}");
-            if cluster.ctl_with(&["create", "-f", "-"], &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n")).success() {
+            if cluster
+                .ctl_with(
+                    &["create", "-f", "-"],
+                    &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n"),
+                )
+                .success()
+            {
                 acknowledged.push(name);
             }
         }

@@ -8,7 +8,7 @@ fn pod(name: &str, spec: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{run: {name}}}}}\nspec:\n{spec}")
 }
 
-fn status<'a>(pod: &'a Value, container: usize) -> &'a Value {
+fn status(pod: &Value, container: usize) -> &Value {
     &pod["status"]["containerStatuses"][container]
 }
 
@@ -46,7 +46,10 @@ fn init_containers_run_in_order(cluster: &Cluster) {
 }
 
 fn a_failing_container_backs_off(cluster: &Cluster) {
-    cluster.apply(&pod("crash", "  containers: [{name: main, image: busybox, command: [sh, -c, 'echo try; exit 1']}]\n"));
+    cluster.apply(&pod(
+        "crash",
+        "  containers: [{name: main, image: busybox, command: [sh, -c, 'echo try; exit 1']}]\n",
+    ));
     let pod = cluster.wait_for("the pod is in CrashLoopBackOff", || {
         let pod = cluster.get("pod", "crash");
         (status(&pod, 0)["state"]["waiting"]["reason"] == "CrashLoopBackOff").then_some(pod)
@@ -63,11 +66,15 @@ fn a_killed_container_restarts(cluster: &Cluster) {
     cluster.apply(&pod("web", "  containers: [{name: main, image: wherry.local/hello:latest}]\n"));
     let first = cluster.wait_ready("web");
     let id = status(&first, 0)["containerID"].clone();
-    let pids = std::fs::read_dir(cluster.cgroup().join(format!("pod-{}", first["metadata"]["uid"].as_str().expect("uid")))).expect("cgroup");
+    let pids = std::fs::read_dir(
+        cluster.cgroup().join(format!("pod-{}", first["metadata"]["uid"].as_str().expect("uid"))),
+    )
+    .expect("cgroup");
     for entry in pids.flatten() {
         let procs = std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
         for pid in procs.lines().filter_map(|pid| pid.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
     let again = cluster.wait_for("web runs again", || {
@@ -100,14 +107,17 @@ fn containers_share_network_and_volumes(cluster: &Cluster) {
     ));
     cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: pair-config}\ndata: {key: one}\n");
     cluster.wait_ready("pair");
-    let fetched = cluster.kubectl(&["exec", "pair", "-c", "client", "--", "wget", "-qO-", "http://127.0.0.1:8000/name"]).ok();
+    let fetched = cluster
+        .kubectl(&["exec", "pair", "-c", "client", "--", "wget", "-qO-", "http://127.0.0.1:8000/name"])
+        .ok();
     assert_eq!(fetched, "pair\n");
     cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: pair-config}\ndata: {key: two}\n");
     cluster.wait_for("the mounted ConfigMap follows", || {
         let text = cluster.kubectl(&["exec", "pair", "-c", "client", "--", "cat", "/config/key"]).stdout;
         (text == "two").then_some(())
     });
-    let refused = cluster.kubectl(&["exec", "pair", "-c", "client", "--", "sh", "-c", "echo x > /config/key"]);
+    let refused =
+        cluster.kubectl(&["exec", "pair", "-c", "client", "--", "sh", "-c", "echo x > /config/key"]);
     assert!(!refused.success(), "a ConfigMap volume is read-only");
     cluster.kubectl(&["delete", "pod", "pair", "--grace-period=1"]).ok();
 }
@@ -117,10 +127,17 @@ fn what_cannot_run_says_why() {
     let cluster = Cluster::start(Options { enforce_limits: true, ..Options::default() });
     cluster.apply(&pod("misnamed", "  containers: [{name: main, image: 'UPPER/case'}]\n"));
     cluster.apply(&pod("absent", "  containers: [{name: main, image: '127.0.0.1:1/no/such:image'}]\n"));
-    cluster.apply(&pod("homeless", "  nodeSelector: {disk: ssd}\n  containers: [{name: main, image: wherry.local/hello}]\n"));
-    cluster.apply(&pod("greedy", "  containers: [{name: main, image: wherry.local/hello, resources: {requests: {cpu: 4k}}}]\n"));
+    cluster.apply(&pod(
+        "homeless",
+        "  nodeSelector: {disk: ssd}\n  containers: [{name: main, image: wherry.local/hello}]\n",
+    ));
+    cluster.apply(&pod(
+        "greedy",
+        "  containers: [{name: main, image: wherry.local/hello, resources: {requests: {cpu: 4k}}}]\n",
+    ));
     let waiting = |name: &str| status(&cluster.get("pod", name), 0)["state"]["waiting"]["reason"].clone();
-    cluster.wait_for("the image name is refused", || (waiting("misnamed") == "InvalidImageName").then_some(()));
+    cluster
+        .wait_for("the image name is refused", || (waiting("misnamed") == "InvalidImageName").then_some(()));
     cluster.wait_for("the pull backs off", || (waiting("absent") == "ImagePullBackOff").then_some(()));
     for (name, message) in [
         ("homeless", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector"),
@@ -129,13 +146,20 @@ fn what_cannot_run_says_why() {
         cluster.wait_for(message, || {
             let pod = cluster.get("pod", name);
             let told = cluster.kubectl(&["describe", "pod", name]).ok();
-            (pod["status"]["phase"] == "Pending" && told.contains("FailedScheduling") && told.contains(message)).then_some(())
+            (pod["status"]["phase"] == "Pending"
+                && told.contains("FailedScheduling")
+                && told.contains(message))
+            .then_some(())
         });
     }
     let root = tests::leaks::cgroup_root().join("cgroup.controllers");
-    let enforced = std::fs::read_to_string(root).expect("cgroup2").split_whitespace().any(|name| name == "memory");
+    let enforced =
+        std::fs::read_to_string(root).expect("cgroup2").split_whitespace().any(|name| name == "memory");
     if !enforced {
-        cluster.apply(&pod("limited", "  containers: [{name: main, image: wherry.local/hello, resources: {limits: {memory: 64Mi}}}]\n"));
+        cluster.apply(&pod(
+            "limited",
+            "  containers: [{name: main, image: wherry.local/hello, resources: {limits: {memory: 64Mi}}}]\n",
+        ));
         let pod = cluster.wait_for("a limit that cannot be enforced is refused", || {
             Some(cluster.get("pod", "limited")).filter(|pod| pod["status"]["phase"] == "Failed")
         });

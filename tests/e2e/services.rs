@@ -16,7 +16,8 @@ fn a_service_is_found_by_name_and_balanced() {
     for url in ["http://hello", "http://hello.default.svc.cluster.local/"] {
         assert!(ask(url).ok().contains("Hello from Wherry"), "{url}");
     }
-    let names: BTreeSet<String> = cluster.list("pods", "app=hello").iter().map(|pod| pod["metadata"]["name"].to_string()).collect();
+    let names: BTreeSet<String> =
+        cluster.list("pods", "app=hello").iter().map(|pod| pod["metadata"]["name"].to_string()).collect();
     let served: BTreeSet<bool> = (0..20)
         .filter_map(|_| {
             let (_, body) = cluster.netns.enter(|| traffic::get(cluster.node_port(30080), "/")).ok()?;
@@ -24,7 +25,8 @@ fn a_service_is_found_by_name_and_balanced() {
         })
         .collect();
     assert_eq!(served.len(), 2, "both pods serve");
-    let resolved = cluster.kubectl(&["exec", "client", "--", "nslookup", "kubernetes.default.svc.cluster.local"]).ok();
+    let resolved =
+        cluster.kubectl(&["exec", "client", "--", "nslookup", "kubernetes.default.svc.cluster.local"]).ok();
     assert!(resolved.contains("10.96.0.1"), "{resolved}");
 
     cluster.kubectl(&["scale", "deployment/hello", "--replicas=0"]).ok();

@@ -31,7 +31,9 @@ pub fn now() -> Instant {
 
 /// A seed that differs from run to run; tests print it and take it from `$SEED`.
 pub fn seed() -> u64 {
-    let fresh = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+    let fresh = || {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
+    };
     std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh)
 }
 

@@ -161,7 +161,13 @@ impl Cluster {
         clock::poll(limit, found).unwrap_or_else(|| {
             let pods = self.ctl(&["get", "pods", "-A", "-o", "wide"]);
             let events = self.ctl(&["get", "events", "-A"]);
-            panic!("waited {} s in vain: {what}\n{}{}{}", limit.as_secs(), pods.stdout, pods.stderr, events.stdout)
+            panic!(
+                "waited {} s in vain: {what}\n{}{}{}",
+                limit.as_secs(),
+                pods.stdout,
+                pods.stderr,
+                events.stdout
+            )
         })
     }
 
@@ -203,7 +209,10 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("logs and state of the cluster were kept in {}", self.dir.display());
             for name in ["scheduler", "netd", "agent"] {
-                eprintln!("--- the end of {name}.log\n{}", tail(&self.dir.join("run").join(format!("{name}.log"))));
+                eprintln!(
+                    "--- the end of {name}.log\n{}",
+                    tail(&self.dir.join("run").join(format!("{name}.log")))
+                );
             }
             let copy = self.dir.join("logs-kept");
             let _ = Command::new("cp").arg("-r").arg(self.dir.join("run")).arg(copy).output();

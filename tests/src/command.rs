@@ -58,7 +58,8 @@ pub fn run(command: &mut Command, stdin: &str) -> Ended {
     let mut input = tempfile::tempfile().expect("temporary file");
     std::io::Write::write_all(&mut input, stdin.as_bytes()).expect("written");
     std::io::Seek::rewind(&mut input).expect("rewound");
-    let (out, err) = (tempfile::tempfile().expect("temporary file"), tempfile::tempfile().expect("temporary file"));
+    let (out, err) =
+        (tempfile::tempfile().expect("temporary file"), tempfile::tempfile().expect("temporary file"));
     let share = |file: &File| Stdio::from(file.try_clone().expect("duplicated"));
     let mut child = command
         .stdin(input)
@@ -69,7 +70,12 @@ pub fn run(command: &mut Command, stdin: &str) -> Ended {
     let status = clock::poll(LIMIT, || child.try_wait().expect("waited"));
     let status = status.unwrap_or_else(|| {
         let _ = child.kill();
-        panic!("{what}: still runs after {} s; it said:\n{}{}", LIMIT.as_secs(), text(out.try_clone()), text(err.try_clone()))
+        panic!(
+            "{what}: still runs after {} s; it said:\n{}{}",
+            LIMIT.as_secs(),
+            text(out.try_clone()),
+            text(err.try_clone())
+        )
     });
     Ended { status, stdout: text(Ok(out)), stderr: text(Ok(err)), what }
 }

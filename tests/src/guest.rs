@@ -41,7 +41,10 @@ impl Guest {
             disks.push(dir.join("files.ext4"));
         }
         give_to_user(&dir);
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|socket| socket.local_addr())
+            .expect("a free port")
+            .port();
         let qemu = as_user("qemu-system-x86_64")
             .args(qemu_words(&image, &disks, &dir, port))
             .stdin(Stdio::null())
@@ -61,7 +64,11 @@ impl Guest {
     fn wait_booted(&mut self) {
         let up = clock::poll(BOOT, || {
             let ended = self.qemu.try_wait().expect("waited");
-            assert!(ended.is_none(), "qemu ended: {}", fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default());
+            assert!(
+                ended.is_none(),
+                "qemu ended: {}",
+                fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
+            );
             // QEMU accepts before the guest listens: only a banner means sshd is there.
             let stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
             stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
@@ -69,20 +76,32 @@ impl Guest {
             std::io::BufReader::new(stream).read_line(&mut banner).ok()?;
             (banner.starts_with("SSH-") && self.run("true").success()).then_some(())
         });
-        assert!(up.is_some(), "no sshd after {} s; see {}", BOOT.as_secs(), self.dir.join("console.log").display());
+        assert!(
+            up.is_some(),
+            "no sshd after {} s; see {}",
+            BOOT.as_secs(),
+            self.dir.join("console.log").display()
+        );
     }
 
     /// Runs a shell command as root in the guest.
     pub fn run(&self, script: &str) -> Ended {
         let key = self.dir.join("key");
         let mut ssh = Command::new("ssh");
-        ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
-            .args(["-o", "ConnectTimeout=20", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"])
-            .arg("-o")
-            .arg(format!("ControlPath={}", self.dir.join("ssh").display()))
-            .arg("-i")
-            .arg(&key)
-            .args(["-p", &self.port.to_string(), "root@127.0.0.1", script]);
+        ssh.args([
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+        ])
+        .args(["-o", "ConnectTimeout=20", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"])
+        .arg("-o")
+        .arg(format!("ControlPath={}", self.dir.join("ssh").display()))
+        .arg("-i")
+        .arg(&key)
+        .args(["-p", &self.port.to_string(), "root@127.0.0.1", script]);
         command::run(&mut ssh, "")
     }
 
@@ -111,9 +130,10 @@ impl Drop for Guest {
 
 fn qemu_words(image: &Path, disks: &[PathBuf], dir: &Path, port: u16) -> Vec<String> {
     let accelerator = if kvm_usable() { "kvm" } else { "tcg" };
-    let mut words: Vec<String> = ["-display", "none", "-no-reboot", "-monitor", "none", "-cpu", "max", "-smp", "2"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut words: Vec<String> =
+        ["-display", "none", "-no-reboot", "-monitor", "none", "-cpu", "max", "-smp", "2"]
+            .map(str::to_owned)
+            .to_vec();
     let pairs = [
         ("-machine", format!("q35,accel={accelerator}")),
         ("-m", MEMORY_MIB.to_string()),
@@ -127,13 +147,19 @@ fn qemu_words(image: &Path, disks: &[PathBuf], dir: &Path, port: u16) -> Vec<Str
     words.extend(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
     for (index, disk) in disks.iter().enumerate() {
         let drive = format!("file={},format=raw,if=none,id=disk{index},snapshot=on", disk.display());
-        words.extend(["-drive".to_owned(), drive, "-device".to_owned(), format!("virtio-blk-pci,drive=disk{index}")]);
+        words.extend([
+            "-drive".to_owned(),
+            drive,
+            "-device".to_owned(),
+            format!("virtio-blk-pci,drive=disk{index}"),
+        ]);
     }
     words
 }
 
 fn kvm_usable() -> bool {
-    let words = ["-machine", "q35,accel=kvm", "-display", "none", "-S", "-monitor", "stdio", "-serial", "none"];
+    let words =
+        ["-machine", "q35,accel=kvm", "-display", "none", "-S", "-monitor", "stdio", "-serial", "none"];
     let mut qemu = as_user("qemu-system-x86_64");
     command::run(qemu.args(words), "quit\n").success()
 }
@@ -177,8 +203,13 @@ fn stage_binaries(dir: &Path) -> PathBuf {
 /// An ext4 image of a directory, made without root's help.
 fn disk(from: &Path, to: &Path) {
     let size = command::run(Command::new("du").args(["-sm"]).arg(from), "").ok();
-    let mib: u64 = size.split_whitespace().next().and_then(|mib| mib.parse().ok()).expect("du prints a number");
+    let mib: u64 =
+        size.split_whitespace().next().and_then(|mib| mib.parse().ok()).expect("du prints a number");
     let mut mke2fs = Command::new("mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(from).arg(to).arg(format!("{}M", mib * 5 / 4 + 16));
+    mke2fs
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .arg(from)
+        .arg(to)
+        .arg(format!("{}M", mib * 5 / 4 + 16));
     command::run(&mut mke2fs, "").ok();
 }

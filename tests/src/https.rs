@@ -20,11 +20,17 @@ impl Https {
         let text = fs::read_to_string(cluster.dir.join("kubeconfig")).expect("a kubeconfig");
         let data = |field: &str| {
             let line = text.lines().find_map(|line| line.trim().trim_start_matches("- ").strip_prefix(field));
-            let value = line.unwrap_or_else(|| panic!("{field} in the kubeconfig")).trim_start_matches(':').trim().trim_matches('"');
+            let value = line
+                .unwrap_or_else(|| panic!("{field} in the kubeconfig"))
+                .trim_start_matches(':')
+                .trim()
+                .trim_matches('"');
             decode(value)
         };
-        let ca = Certificate::from_pem(&data("certificate-authority-data")).expect("a certificate").to_owned();
-        let certificate = Certificate::from_pem(&data("client-certificate-data")).expect("a certificate").to_owned();
+        let ca =
+            Certificate::from_pem(&data("certificate-authority-data")).expect("a certificate").to_owned();
+        let certificate =
+            Certificate::from_pem(&data("client-certificate-data")).expect("a certificate").to_owned();
         let key = PrivateKey::from_pem(&data("client-key-data")).expect("a key");
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))

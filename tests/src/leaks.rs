@@ -34,7 +34,12 @@ pub fn processes(dir: &Path) -> Vec<String> {
 pub fn mounts(dir: &Path) -> Vec<String> {
     let dir = dir.to_string_lossy();
     let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(dir.as_ref())).map(str::to_owned).collect()
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|at| at.starts_with(dir.as_ref()))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Network links that the harness did not make.

@@ -32,7 +32,8 @@ pub fn root() -> PathBuf {
 
 /// Where what takes long to make is kept between runs, readable to the user that runs guests: guest and container images, kubectl.
 pub fn cache() -> PathBuf {
-    let dir = std::env::var_os("WHERRY_TEST_CACHE").map_or_else(|| PathBuf::from("/var/cache/wherry-test"), PathBuf::from);
+    let dir = std::env::var_os("WHERRY_TEST_CACHE")
+        .map_or_else(|| PathBuf::from("/var/cache/wherry-test"), PathBuf::from);
     std::fs::create_dir_all(&dir).expect("the test cache can be created");
     dir
 }

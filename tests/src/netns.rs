@@ -43,7 +43,8 @@ impl Netns {
         let file = File::open(self.path()).expect("the namespace exists");
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
-                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+                    .expect("root may enter a namespace");
                 work()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -17,9 +17,14 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Status and body of `GET path`, from the caller's network namespace.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(|err| format!("connect: {err}"))?;
-    stream.set_read_timeout(Some(TIMEOUT)).and_then(|()| stream.set_write_timeout(Some(TIMEOUT))).map_err(|err| err.to_string())?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").map_err(|err| format!("send: {err}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, TIMEOUT).map_err(|err| format!("connect: {err}"))?;
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
+        .map_err(|err| err.to_string())?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        .map_err(|err| format!("send: {err}"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(|err| format!("receive: {err}"))?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -44,7 +49,8 @@ impl Load {
                 let (stop, served, path) = (stop.clone(), served.clone(), path.to_owned());
                 let namespace = File::open(netns.path()).expect("the namespace exists");
                 std::thread::spawn(move || {
-                    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter");
+                    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+                        .expect("root may enter");
                     let mut failures = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
                         match get(address, &path) {
@@ -68,7 +74,8 @@ impl Load {
     /// Ends the load; how many were served, and why others were not.
     pub fn stop(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
-        let failures = self.threads.into_iter().flat_map(|thread| thread.join().expect("a client reports")).collect();
+        let failures =
+            self.threads.into_iter().flat_map(|thread| thread.join().expect("a client reports")).collect();
         (self.served.load(Ordering::Relaxed), failures)
     }
 }

@@ -27,7 +27,18 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("runtime", &["codec", "runtime-protocol", "runtime-spec", "runtime-sys"]),
     ("rootfs", &["runtime-sys"]),
     ("netd", &["codec", "netd-protocol", "runtime-sys"]),
-    ("agent", &["agent-protocol", "codec", "netd-protocol", "rootfs", "runtime-protocol", "runtime-spec", "runtime-sys"]),
+    (
+        "agent",
+        &[
+            "agent-protocol",
+            "codec",
+            "netd-protocol",
+            "rootfs",
+            "runtime-protocol",
+            "runtime-spec",
+            "runtime-sys",
+        ],
+    ),
     ("scheduler", &["agent-protocol", "api", "codec"]),
     ("ctl", &["agent-protocol", "api", "codec"]),
     ("tests", &["agent-protocol", "api", "codec", "runtime-spec"]),
@@ -39,7 +50,10 @@ fn root() -> PathBuf {
 
 /// Our Rust files: path relative to the root, and content.
 fn sources() -> Vec<(String, String)> {
-    let listed = Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.rs"]).current_dir(root()).output();
+    let listed = Command::new("git")
+        .args(["ls-files", "-co", "--exclude-standard", "*.rs"])
+        .current_dir(root())
+        .output();
     let listed = String::from_utf8(listed.expect("git runs").stdout).expect("paths are UTF-8");
     let read = |path: &str| fs::read_to_string(root().join(path)).ok().map(|text| (path.to_owned(), text));
     let sources: Vec<_> = listed.lines().filter_map(read).collect();
@@ -87,7 +101,10 @@ fn crates_depend_only_on_what_they_may() {
 #[test]
 fn unsafe_is_only_in_runtime_sys() {
     let mut wrong = Vec::new();
-    for (path, text) in sources().iter().filter(|(path, _)| !path.starts_with("runtime/sys/") && !path.starts_with("tests/tidy/")) {
+    for (path, text) in sources()
+        .iter()
+        .filter(|(path, _)| !path.starts_with("runtime/sys/") && !path.starts_with("tests/tidy/"))
+    {
         let found = text.lines().enumerate().filter(|(_, line)| {
             let code = line.split("//").next().unwrap_or_default();
             ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| code.contains(word))
@@ -95,7 +112,8 @@ fn unsafe_is_only_in_runtime_sys() {
         wrong.extend(found.map(|(index, _)| format!("{path}:{}", index + 1)));
         let is_root = path.ends_with("src/lib.rs") || path.ends_with("src/main.rs");
         let has_library = path.ends_with("main.rs") && root().join(path).with_file_name("lib.rs").exists();
-        if is_root && !has_library && !path.starts_with("tests/") && !text.contains("#![forbid(unsafe_code)]") {
+        if is_root && !has_library && !path.starts_with("tests/") && !text.contains("#![forbid(unsafe_code)]")
+        {
             wrong.push(format!("{path}: no #![forbid(unsafe_code)]"));
         }
     }
@@ -132,13 +150,18 @@ fn functions(lines: &[&str]) -> Vec<(String, usize, usize)> {
     for (start, line) in lines.iter().enumerate() {
         let code = line.trim_start();
         let indent = &line[..line.len() - code.len()];
-        let is_function = code.starts_with("fn ") || (code.starts_with("pub") || code.starts_with("async") || code.starts_with("const fn")) && code.contains("fn ");
+        let is_function = code.starts_with("fn ")
+            || (code.starts_with("pub") || code.starts_with("async") || code.starts_with("const fn"))
+                && code.contains("fn ");
         if !is_function {
             continue;
         }
-        let name = code.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next()).unwrap_or_default();
+        let name =
+            code.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next()).unwrap_or_default();
         let close = format!("{indent}}}");
-        let end = lines[start..].iter().position(|line| *line == close || line.ends_with(';') && *line == lines[start]);
+        let end = lines[start..]
+            .iter()
+            .position(|line| *line == close || line.ends_with(';') && *line == lines[start]);
         found.push((name.to_owned(), start + 1, end.map_or(0, |end| end + 1)));
     }
     found
@@ -158,10 +181,21 @@ fn nothing_is_left_for_later() {
 #[test]
 fn the_readme_names_every_crate() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let missing = ["runtime/", "runtime/sys", "rootfs/", "netd/", "agent/", "agent/codec", "scheduler/", "scheduler/api", "ctl/", "tests/"]
-        .iter()
-        .filter(|name| !readme.contains(&format!("`{name}")))
-        .map(|name| (*name).to_owned())
-        .collect();
+    let missing = [
+        "runtime/",
+        "runtime/sys",
+        "rootfs/",
+        "netd/",
+        "agent/",
+        "agent/codec",
+        "scheduler/",
+        "scheduler/api",
+        "ctl/",
+        "tests/",
+    ]
+    .iter()
+    .filter(|name| !readme.contains(&format!("`{name}")))
+    .map(|name| (*name).to_owned())
+    .collect();
     report("crates that the code map of the README lacks", missing);
 }

@@ -52,9 +52,16 @@ fn cpu(guest: &Guest) {
 }
 
 fn pids(guest: &Guest) {
-    start(guest, &pod("bomb", "{memory: 200Mi}", "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done"));
+    start(
+        guest,
+        &pod("bomb", "{memory: 200Mi}", "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done"),
+    );
     let count = "cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/pids.max | sort -n | head -n 1";
-    let max: u64 = guest.wait_for("the bomb has its limit", LONG, &format!("{count} | grep -v max")).trim().parse().expect("a number");
+    let max: u64 = guest
+        .wait_for("the bomb has its limit", LONG, &format!("{count} | grep -v max"))
+        .trim()
+        .parse()
+        .expect("a number");
     guest.wait_for("the bomb stops at its limit", LONG, "grep -h max /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/pids.events /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/*/pids.events | grep -vw 'max 0'");
     let now: u64 = guest
         .run("cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/pids.current | sort -n | tail -n 1")

@@ -3,4 +3,3 @@
 
 mod limits;
 mod systemd;
-

@@ -20,7 +20,8 @@ fn the_quickstart_runs_under_systemd_and_survives_its_daemons() {
     let page = "exec 3<>/dev/tcp/10.0.2.15/30080 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q 'Hello from Wherry' <&3";
     guest.wait_for("the page is served", LONG, &format!("bash -c \"{page}\""));
 
-    let pids = "cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/*/cgroup.procs | sort -n | tr '\\n' ' '";
+    let pids =
+        "cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/*/cgroup.procs | sort -n | tr '\\n' ' '";
     let before = guest.run(pids).ok();
     assert!(before.split_whitespace().count() >= 2, "two pods run: {before:?}");
     for unit in ["wherry-agent", "wherry-scheduler", "wherry-netd"] {

@@ -35,7 +35,7 @@ quickstart: build
 	./examples/quickstart.sh $(BIN)
 
 # e2e and vm are suites of their own: `make e2e`, `make vm`.
-test: check unit
+test: check tidy unit
 
 check: toolchain
 	$(CARGO) fmt --all --check

@@ -468,8 +468,9 @@ impl Monitor<'_> {
         let names: Vec<String> = self.containers.keys().cloned().collect();
         let mut result = group.kill().map_err(|err| chain(&err));
         for name in names {
-            if let Some(container) = self.containers.get(&name) {
-                clock::retry(STOP_WAIT, || containers::reap(&container.pidfd).is_some() || reaped(container));
+            if let Some(Container { pidfd, state, .. }) = self.containers.get(&name) {
+                let exited = matches!(state, ContainerState::Exited(_));
+                clock::retry(STOP_WAIT, || exited || containers::reap(pidfd).is_some());
             }
             result = result.and(self.delete(&name));
         }
@@ -485,10 +486,6 @@ impl Monitor<'_> {
         }
         Ok(())
     }
-}
-
-fn reaped(container: &Container) -> bool {
-    matches!(container.state, ContainerState::Exited(_))
 }
 
 fn absent(name: &str) -> String {

@@ -12,7 +12,7 @@ use crate::{
         probes::{self, Kind},
         sandbox,
         state::{ImageState, Run},
-        status, volumes,
+        volumes,
     },
 };
 use agent_protocol::{Pod, PullPolicy, Seccomp};
@@ -493,9 +493,4 @@ async fn tear_down(pod: &Pod, host: &Host, monitor: Option<Monitor>, forget: boo
         }
     });
     cleared.await.unwrap_or_else(|err| Err(err.to_string()))
-}
-
-/// `containerID` of a run.
-pub(super) fn container_id(run: &str) -> String {
-    status::container_id(run)
 }

@@ -1,9 +1,6 @@
 //! What has happened to a pod, taken into its state.
 
-use super::{
-    Pods,
-    actions::{Outcome, container_id},
-};
+use super::{Pods, actions::Outcome};
 use crate::{
     clock::{SECOND_NS, now_ns},
     monitor::Event as MonitorEvent,
@@ -11,6 +8,7 @@ use crate::{
         probes::{self, Kind, Verdict},
         sandbox,
         state::{ImageState, Run, Sandbox, parse_run_id},
+        status::container_id,
     },
 };
 use agent_protocol::{Terminated, TerminationMessagePolicy};

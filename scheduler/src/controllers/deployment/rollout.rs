@@ -205,7 +205,11 @@ impl<'a> Rollout<'a> {
         self.write_status(true);
     }
 
+    /// Waits for every set to know its size: one that was made smaller and larger again has lost pods since its status.
     fn shrink_old(&mut self, new: usize) -> bool {
+        if self.sets.iter().any(Set::is_settling) {
+            return false;
+        }
         let old: Vec<usize> = self.old().filter(|&index| self.sets[index].replicas > 0).collect();
         let min_available = self.deployment.replicas - self.fence.max_unavailable;
         let new_set = &self.sets[new];

@@ -125,8 +125,31 @@ pub fn namespace(path: &Path, inode: u64) -> Result<File, LinkError> {
     }
 }
 
-/// Connects a pod: a veth pair, one end on the bridge, the other the pod's `eth0` with address and default route. Repeating it is harmless.
+/// Connects a pod: a veth pair, one end on the bridge, the other the pod's `eth0` with address and default route.
+/// Repeating it is harmless; a pair that leads into another namespace, which the pod had before, is replaced.
 pub async fn plug(handle: &Handle, bridge: u32, plug: &Plug, namespace: File) -> Result<(), LinkError> {
+    let namespace = OwnedFd::from(namespace);
+    if connect_pair(handle, bridge, plug, &namespace).await? {
+        return Ok(());
+    }
+    remove(handle, &plug.host).await?;
+    if connect_pair(handle, bridge, plug, &namespace).await? {
+        return Ok(());
+    }
+    Err(LinkError::Io {
+        what: "find eth0 in the pod behind",
+        path: plug.host.clone().into(),
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+/// False when the pair's other end is not in the namespace.
+async fn connect_pair(
+    handle: &Handle,
+    bridge: u32,
+    plug: &Plug,
+    namespace: &OwnedFd,
+) -> Result<bool, LinkError> {
     let (host, peer) = (plug.host.as_str(), format!("{}p", plug.host));
     if index(handle, host).await?.is_none() {
         let made = handle.link().add(LinkVeth::new(host, &peer).build()).execute().await;
@@ -141,11 +164,16 @@ pub async fn plug(handle: &Handle, bridge: u32, plug: &Plug, namespace: File) ->
         let plugged = LinkUnspec::new_with_index(index).controller(bridge).up().build();
         handle.link().set(plugged).execute().await.map_err(failed(format!("plug {host} into the bridge")))?;
     }
-    inside(namespace.into(), plug.clone()).await
+    let cloned = namespace.try_clone().map_err(|source| LinkError::Io {
+        what: "keep the network namespace of the pod behind",
+        path: host.into(),
+        source,
+    })?;
+    inside(cloned, plug.clone()).await
 }
 
-/// Sets the pod's end up, on a thread inside its namespace.
-async fn inside(namespace: OwnedFd, plug: Plug) -> Result<(), LinkError> {
+/// Sets the pod's end up, on a thread inside its namespace; false when it is not there.
+async fn inside(namespace: OwnedFd, plug: Plug) -> Result<bool, LinkError> {
     let (done, wait) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let enter = || -> io::Result<tokio::runtime::Runtime> {
@@ -163,17 +191,17 @@ async fn inside(namespace: OwnedFd, plug: Plug) -> Result<(), LinkError> {
         // Whoever waited has gone with its connection.
         let _ = done.send(result);
     });
-    wait.await.unwrap_or(Ok(()))
+    wait.await.unwrap_or(Ok(false))
 }
 
-async fn set_up(plug: &Plug) -> Result<(), LinkError> {
+async fn set_up(plug: &Plug) -> Result<bool, LinkError> {
     let handle = connect().map_err(|source| LinkError::Io {
         what: "open netlink in",
         path: plug.host.clone().into(),
         source,
     })?;
     for (name, address) in [("lo", None), ("eth0", Some(plug.address))] {
-        let Some(index) = index(&handle, name).await? else { continue };
+        let Some(index) = index(&handle, name).await? else { return Ok(false) };
         if let Some(address) = address {
             let given = handle.address().add(index, address.into(), plug.prefix).replace().execute().await;
             given.map_err(failed(format!("give eth0 {address}")))?;
@@ -184,7 +212,7 @@ async fn set_up(plug: &Plug) -> Result<(), LinkError> {
     let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(plug.gateway).build();
     match handle.route().add(route).execute().await {
         Err(err) if !exists(&err) => Err(failed(format!("route by {}", plug.gateway))(err)),
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
 

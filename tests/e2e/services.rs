@@ -12,7 +12,7 @@ fn a_service_is_found_by_name_and_balanced() {
     let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  containers:\n  - {name: main, image: busybox, command: [sleep, '36000']}\n";
     cluster.apply(manifest);
     cluster.wait_ready("client");
-    let ask = |url: &str| cluster.kubectl(&["exec", "client", "--", "wget", "-qO-", "-T", "5", url]);
+    let ask = |url: &str| cluster.kubectl(&["exec", "client", "--", "timeout", "5", "wget", "-qO-", url]);
     for url in ["http://hello", "http://hello.default.svc.cluster.local/"] {
         assert!(ask(url).ok().contains("Hello from Wherry"), "{url}");
     }

@@ -30,7 +30,7 @@ chmod 0777 "$work/layers"
 cp "$here/layers" "$work/make-layers"
 sources=(/etc/apt/sources.list.d/debian.sources)
 [ -e "${sources[0]}" ] || sources=(/etc/apt/sources.list)
-mmdebstrap --quiet --variant=extract --format=null --include=nginx,busybox-static \
+mmdebstrap --quiet --variant=extract --format=null --include=nginx,busybox \
     --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' \
     --extract-hook="sh $work/make-layers \"\$1\" $work/layers" "$suite" - "${sources[@]}"
 

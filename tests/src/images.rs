@@ -30,6 +30,7 @@ impl Registry {
             .arg(script)
             .arg(archives())
             .arg(Self::ADDRESS)
+            .stderr(std::process::Stdio::null())
             .spawn()
             .expect("bash starts");
         let address = Self::ADDRESS.parse().expect("an address");

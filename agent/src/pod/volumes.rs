@@ -16,9 +16,9 @@ const DATA: &str = "..data";
 
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    #[error("volume {volume:?}: {message}")]
+    #[error("volume {volume:?} : {message}")]
     Refused { volume: String, message: String },
-    #[error("volume {volume:?}: {what} {}", path.display())]
+    #[error("volume {volume:?} : {what} {}", path.display())]
     Io { volume: String, what: &'static str, path: PathBuf, source: io::Error },
 }
 

@@ -168,8 +168,13 @@ impl Pods {
                 self.replace(index);
             }
         }
-        if files_changed && matches!(self.state.sandbox, Sandbox::Ready { .. }) {
-            self.refresh_volumes();
+        if files_changed {
+            match &mut self.state.sandbox {
+                Sandbox::Ready { .. } => self.refresh_volumes(),
+                // What was missing may be there now.
+                Sandbox::Failed { retry_ns, .. } => *retry_ns = 0,
+                _ => {}
+            }
         }
     }
 

@@ -34,7 +34,9 @@ pub fn daemonize(dir: &Path) -> Result<(), ContainerError> {
     let lock = lock(&dir.join(LOCK_FILE))?;
     let (ready, tell) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|err| kernel("pipe")(err.into()))?;
     if let Clone::Parent { .. } = fork().map_err(kernel("fork"))? {
-        drop((tell, lock));
+        // Dropped, it would unlock the description that the monitor shares.
+        std::mem::forget(lock);
+        drop(tell);
         let mut answer = vec![0; 4096];
         let len = read(&ready, &mut answer).map_err(|err| kernel("the monitor")(err.into()))?;
         return match &answer[..len] {

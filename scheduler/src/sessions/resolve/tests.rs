@@ -119,9 +119,7 @@ fn volume(source: Value) -> VolumeSource {
 
 #[test]
 fn volumes_hold_the_files_their_sources_come_to() {
-    let missing = |cause: &str| VolumeSource::Missing {
-        message: format!("MountVolume.SetUp failed for volume \"v\" : {cause}"),
-    };
+    let missing = |cause: &str| VolumeSource::Missing { message: cause.to_owned() };
     let file = |path: &str, mode: u32, bytes: &[u8]| agent_protocol::File {
         path: path.into(),
         mode,

@@ -14,9 +14,7 @@ const DEFAULT_MODE: u32 = 0o644;
 impl Context<'_> {
     pub fn volume(&self, volume: &Value) -> Volume {
         let name = string(&volume["name"]);
-        let source = self.source(volume).unwrap_or_else(|cause| VolumeSource::Missing {
-            message: format!("MountVolume.SetUp failed for volume \"{name}\" : {cause}"),
-        });
+        let source = self.source(volume).unwrap_or_else(|message| VolumeSource::Missing { message });
         Volume { name, source }
     }
 

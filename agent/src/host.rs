@@ -1,6 +1,10 @@
 //! This host: where things are, what it can do, and what all pods share.
 
-use crate::{netd::Netd, pod::volumes::Dirs};
+use crate::{
+    monitor,
+    netd::Netd,
+    pod::volumes::{self, Dirs},
+};
 use agent_protocol::{ClusterConfig, LimitsEnforced, NodeInfo, NodeStatus, Pod};
 use rootfs::ImageStore;
 use std::{
@@ -57,6 +61,22 @@ impl Host {
         self.pod_logs(pod).join(container).join(format!("{attempt}.log"))
     }
 
+    /// Removes what a pod without a monitor has here: processes, cgroup, snapshots, files. Its logs stay.
+    pub async fn clear_pod(&self, uid: &str) -> Result<(), String> {
+        let (host, uid) = (self.clone(), uid.to_owned());
+        let cleared = tokio::task::spawn_blocking(move || {
+            monitor::clear(&host.cgroup(&uid), &host.runtime_root(), &uid)
+                .map_err(|err| format!("clear the pod's cgroup: {err}"))?;
+            let prefix = format!("{uid}.");
+            let snapshots = host.images.snapshots().map_err(|err| crate::chain(&err))?;
+            for container in snapshots.iter().filter(|name| name.starts_with(&prefix)) {
+                host.images.discard(container).map_err(|err| crate::chain(&err))?;
+            }
+            volumes::clear(&host.dirs(&uid)).map_err(|err| format!("clear the pod's files: {err}"))
+        });
+        cleared.await.unwrap_or_else(|err| Err(err.to_string()))
+    }
+
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.addresses.first().copied()
     }
@@ -105,7 +125,7 @@ impl Host {
 
     pub fn status(&self) -> NodeStatus {
         let images = self.images.list().into_iter().map(|image| (image.names, image.size_bytes)).collect();
-        let ready = self.netd.is_connected();
+        let ready = self.netd.is_ready();
         NodeStatus {
             memory_available_bytes: meminfo("MemAvailable:"),
             disk_available_bytes: disk(&self.state_dir).1,

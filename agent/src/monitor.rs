@@ -159,6 +159,23 @@ impl Monitor {
     }
 }
 
+/// Ends the pod's monitor with all its containers, whether it is connected or was left by an earlier agent.
+pub async fn end_monitor(dir: &Path, connected: Option<Monitor>) -> Result<(), String> {
+    let monitor = match connected {
+        Some(monitor) => monitor,
+        None if alive(dir) => {
+            let (events, _) = mpsc::unbounded_channel();
+            Monitor::connect(dir, events).await.map_err(|err| err.to_string())?.0
+        }
+        None => return Ok(()),
+    };
+    match monitor.request(RequestBody::Shutdown).await {
+        Err(MonitorError::Refused(why)) => Err(why),
+        // One that is gone is what is wanted.
+        _ => Ok(()),
+    }
+}
+
 /// Removes what a monitor that was killed has left: processes by their cgroup, then the cgroup, then the runtime's records. Blocks.
 pub fn clear(cgroup: &Path, state_root: &Path, uid: &str) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {

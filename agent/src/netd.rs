@@ -1,5 +1,6 @@
 //! The agent's side of netd: one connection, requests in order, everything repeated after a reconnect.
 
+use crate::clock::{SECOND_NS, now_ns};
 use netd_protocol::{Attach, MAGIC, Node, Reply, ReplyBody, Request, RequestBody, Service, VERSIONS};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +14,8 @@ use tokio::{
 };
 
 const RECONNECT: Duration = Duration::from_millis(200);
+/// A netd that is away for less is being restarted, which says nothing about the node.
+const AWAY_NS: u64 = 10 * SECOND_NS;
 
 type Answer = oneshot::Sender<Result<ReplyBody, String>>;
 
@@ -29,7 +32,8 @@ enum Order {
 #[derive(Clone)]
 pub struct Netd {
     orders: mpsc::UnboundedSender<Order>,
-    connected: watch::Receiver<bool>,
+    /// Since when it is away, nanoseconds since 1970.
+    away: watch::Receiver<Option<u64>>,
 }
 
 /// What netd is to know, kept to be told again.
@@ -44,9 +48,9 @@ impl Netd {
     /// Talks to netd behind the socket `path`, for as long as the agent runs.
     pub fn start(path: PathBuf) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
-        let (up, connected) = watch::channel(false);
-        tokio::spawn(serve(path, inbox, up));
-        Self { orders, connected }
+        let (told, away) = watch::channel(Some(now_ns()));
+        tokio::spawn(serve(path, inbox, told));
+        Self { orders, away }
     }
 
     pub fn configure(&self, node: Node) {
@@ -91,8 +95,15 @@ impl Netd {
         self.ask(RequestBody::Teardown).await.map(drop)
     }
 
-    pub fn is_connected(&self) -> bool {
-        *self.connected.borrow()
+    pub fn is_ready(&self) -> bool {
+        self.away.borrow().is_none_or(|since_ns| now_ns() < since_ns + AWAY_NS)
+    }
+
+    /// Changes when netd comes or goes.
+    pub fn watch(&self) -> watch::Receiver<Option<u64>> {
+        let mut away = self.away.clone();
+        away.mark_unchanged();
+        away
     }
 
     async fn ask(&self, body: RequestBody) -> Result<ReplyBody, String> {
@@ -102,7 +113,7 @@ impl Netd {
     }
 }
 
-async fn serve(path: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>, up: watch::Sender<bool>) {
+async fn serve(path: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>, away: watch::Sender<Option<u64>>) {
     let mut wanted = Wanted::default();
     // An order that a lost connection left unanswered is carried out on the next.
     let mut open: Option<(RequestBody, Answer)> = None;
@@ -110,9 +121,9 @@ async fn serve(path: PathBuf, mut inbox: mpsc::UnboundedReceiver<Order>, up: wat
         if let Ok(mut stream) = connect(&path).await {
             let told = tell_all(&mut stream, &wanted).await;
             if told.is_ok() {
-                up.send_replace(true);
+                away.send_replace(None);
                 talk(&mut stream, &mut inbox, &mut wanted, &mut open).await;
-                up.send_replace(false);
+                away.send_replace(Some(now_ns()));
             }
         }
         if inbox.is_closed() && inbox.is_empty() {

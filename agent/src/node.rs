@@ -4,10 +4,9 @@ use crate::{
     checkpoint::Desired,
     clock::now_ns,
     host::Host,
-    monitor,
+    monitor::end_monitor,
     pod::{
         state::Memory,
-        volumes,
         worker::{self, Order, Worker},
     },
     report::Report,
@@ -239,30 +238,8 @@ impl Node {
     }
 
     async fn clear(&self, uid: &str) -> Result<(), String> {
-        let dirs = self.host.dirs(uid);
-        if monitor::alive(&dirs.run) {
-            let (events, _) = mpsc::unbounded_channel();
-            if let Ok((monitor, _)) = monitor::Monitor::connect(&dirs.run, events).await {
-                // Gone in the middle of it is gone.
-                let _ = monitor.request(runtime_protocol::RequestBody::Shutdown).await;
-            }
-        }
-        let (host, uid) = (self.host.clone(), uid.to_owned());
-        let cleared = tokio::task::spawn_blocking(move || {
-            monitor::clear(&host.cgroup(&uid), &host.runtime_root(), &uid).map_err(|err| err.to_string())?;
-            let prefix = format!("{uid}.");
-            for container in host
-                .images
-                .snapshots()
-                .map_err(|err| err.to_string())?
-                .iter()
-                .filter(|name| name.starts_with(&prefix))
-            {
-                host.images.discard(container).map_err(|err| err.to_string())?;
-            }
-            volumes::clear(&host.dirs(&uid)).map_err(|err| err.to_string())
-        });
-        cleared.await.unwrap_or_else(|err| Err(err.to_string()))
+        end_monitor(&self.host.dirs(uid).run, None).await?;
+        self.host.clear_pod(uid).await
     }
 
     fn targets(&self) -> Vec<Target> {

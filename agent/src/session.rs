@@ -60,6 +60,7 @@ async fn talk(
         }
     });
     let mut status = tokio::time::interval(STATUS_EVERY);
+    let mut netd = host.netd.watch();
     loop {
         let frames = tokio::select! {
             ended = &mut reading => return ended.unwrap_or_else(|err| err.to_string()),
@@ -71,6 +72,7 @@ async fn talk(
                 }
             },
             _ = status.tick() => vec![FromAgent::Node(host.status())],
+            _ = netd.changed() => vec![FromAgent::Node(host.status())],
             frames = report.take() => frames,
         };
         for frame in frames {

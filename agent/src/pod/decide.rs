@@ -34,6 +34,11 @@ pub fn decide(pod: &mut PodState, now_ns: u64) -> (Vec<Action>, Option<u64>) {
     if pod.gone {
         return (actions, None);
     }
+    // Taken over before anything else: what ends gets its grace as well.
+    if pod.found && pod.sandbox == Sandbox::Absent {
+        pod.sandbox = Sandbox::Busy;
+        return (vec![Action::MakeSandbox], None);
+    }
     if let Some(deadline) = deadline(pod).filter(|_| !pod.ending()) {
         if now_ns >= deadline {
             pod.failed = Some((
@@ -135,6 +140,9 @@ fn next(pod: &mut PodState, index: usize, now_ns: u64, actions: &mut Vec<Action>
 
 /// Stops what runs; takes the pod down when nothing does. A pod that failed but is still in the API keeps its logs and its place.
 fn end(pod: &mut PodState, now_ns: u64, actions: &mut Vec<Action>) {
+    if pod.sandbox == Sandbox::Busy {
+        return;
+    }
     let deadline_ns = stop_deadline(pod, now_ns);
     let sooner = pod.stop_deadline_ns.is_none_or(|before| deadline_ns < before);
     if sooner {
@@ -156,8 +164,11 @@ fn end(pod: &mut PodState, now_ns: u64, actions: &mut Vec<Action>) {
             _ => {}
         }
     }
-    let live =
-        pod.containers.iter().any(|container| container.is_live() || container.image == ImageState::Pulling);
+    let ready = matches!(pod.sandbox, Sandbox::Ready { .. });
+    let live = pod
+        .containers
+        .iter()
+        .any(|container| ready && container.is_live() || container.image == ImageState::Pulling);
     let leave = match pod.sandbox {
         Sandbox::Busy | Sandbox::Leaving => false,
         Sandbox::Absent => pod.removed || pod.spec.deletion.is_some(),

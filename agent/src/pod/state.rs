@@ -16,6 +16,8 @@ pub struct PodState {
     /// The API no longer has the pod: it ends at once and is forgotten.
     pub removed: bool,
     pub sandbox: Sandbox,
+    /// A monitor that an earlier agent has started lives, and was not asked yet what it has.
+    pub found: bool,
     /// When this host first saw the pod.
     pub start_ns: u64,
     /// The pod has failed as a whole: reason and message.
@@ -140,6 +142,7 @@ impl PodState {
             spec,
             removed: false,
             sandbox: Sandbox::Absent,
+            found: false,
             start_ns: now_ns,
             failed: None,
             containers: vec![ContainerRun::new(); count],
@@ -235,6 +238,8 @@ struct Counts {
     ended: Option<Terminated>,
     /// Name and start of the run that was there.
     live: Option<(String, u64)>,
+    started: bool,
+    ready: bool,
 }
 
 const MEMORY_FILE: &str = "pod.bin";
@@ -256,6 +261,8 @@ impl Memory {
                 }
                 _ => None,
             },
+            started: container.started,
+            ready: container.ready,
         };
         let containers = pod
             .containers
@@ -280,6 +287,8 @@ impl Memory {
                 container.run = Run::Exited(ended);
             } else if let Some((id, started_ns)) = counts.live {
                 container.run = Run::Running { id, started_ns };
+                container.started = counts.started;
+                container.ready = counts.ready;
             }
         }
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::now_ns,
     host::Host,
-    monitor::{Event as MonitorEvent, Monitor},
+    monitor::{self, Event as MonitorEvent, Monitor},
     report::Report,
 };
 use agent_protocol::{Event, Pod, PodStatus};
@@ -70,6 +70,7 @@ pub fn spawn(spec: Pod, host: Host, report: Report, remembered: Option<super::st
     if let Some(memory) = remembered {
         memory.restore(&mut state);
     }
+    state.found = monitor::alive(&host.dirs(&spec.uid).run);
     let (events, happened) = mpsc::unbounded_channel();
     let pods = Pods {
         host,
@@ -199,6 +200,9 @@ impl Pods {
 
     /// Sends a new status out when it differs from the last one, and keeps what a next agent has to know.
     fn publish(&mut self) {
+        if self.state.found {
+            return;
+        }
         let status = status::status(&self.state, now_ns());
         if self.published.borrow().as_ref() == Some(&status) {
             return;

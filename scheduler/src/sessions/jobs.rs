@@ -130,7 +130,12 @@ async fn write_status(registry: &Registry, report: &PodStatus, host_ip: &str) ->
     registry.update(&PODS, &report.namespace, &report.name, part, change, &options).await.map(drop)
 }
 
+/// The world may not know of the deletion yet which the node has already carried out: the registry does.
 async fn finish(registry: &Registry, uid: &str, at: &NsName) -> Result<(), Status> {
+    let pod = registry.get(&PODS, &at.namespace, &at.name).await?;
+    if pod["metadata"]["deletionTimestamp"].is_null() {
+        return Ok(());
+    }
     let options = DeleteOptions { grace_period_s: Some(0), uid: Some(uid.to_owned()), ..Default::default() };
     match registry.delete(&PODS, &at.namespace, &at.name, &options).await {
         Err(status) if status.code == 409 => Ok(()),

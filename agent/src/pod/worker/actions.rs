@@ -4,7 +4,7 @@ use super::Pods;
 use crate::{
     clock::{SECOND_NS, now_ns},
     host::Host,
-    monitor::{Monitor, MonitorError},
+    monitor::{Monitor, MonitorError, end_monitor},
     pod::{
         config::{self, Bind, Inputs},
         env::{self, Addresses},
@@ -197,11 +197,16 @@ impl Pods {
     /// Starts the probes of a run.
     pub(super) fn begin_probes(&mut self, index: usize) {
         self.end_probes(index);
-        let Run::Running { id, .. } = self.state.containers[index].run.clone() else { return };
+        let Run::Running { id, started_ns } = self.state.containers[index].run.clone() else { return };
+        let age = Duration::from_nanos(now_ns().saturating_sub(started_ns));
+        let started = self.state.containers[index].started;
         for kind in [Kind::Startup, Kind::Readiness, Kind::Liveness] {
+            if kind == Kind::Startup && started {
+                continue;
+            }
             if let Some(probe) = probes::of(self.state.container(index), kind).cloned() {
                 let initial = Duration::from_secs(u64::from(probe.initial_delay_s));
-                self.probe(index, kind, id.clone(), initial);
+                self.probe(index, kind, id.clone(), initial.saturating_sub(age));
             }
         }
     }
@@ -462,35 +467,15 @@ fn may_protect() -> bool {
 }
 
 async fn tear_down(pod: &Pod, host: &Host, monitor: Option<Monitor>, forget: bool) -> Result<(), String> {
-    if let Some(monitor) = &monitor {
-        // One that is gone already is what is wanted.
-        if let Err(MonitorError::Refused(why)) = monitor.request(RequestBody::Shutdown).await {
-            return Err(why);
-        }
-    }
+    end_monitor(&host.dirs(&pod.uid).run, monitor).await?;
     if !pod.host_network {
         host.netd.detach(&pod.uid).await?;
     }
-    let (pod, host) = (pod.clone(), host.clone());
-    let cleared = tokio::task::spawn_blocking(move || {
-        crate::monitor::clear(&host.cgroup(&pod.uid), &host.runtime_root(), &pod.uid)
-            .map_err(|err| format!("clear the pod's cgroup: {err}"))?;
-        let prefix = format!("{}.", pod.uid);
-        for container in host
-            .images
-            .snapshots()
-            .map_err(|err| crate::chain(&err))?
-            .iter()
-            .filter(|name| name.starts_with(&prefix))
-        {
-            host.images.discard(container).map_err(|err| crate::chain(&err))?;
-        }
-        volumes::clear(&host.dirs(&pod.uid)).map_err(|err| format!("clear the pod's files: {err}"))?;
-        if forget {
-            volumes::remove(&host.pod_logs(&pod)).map_err(|err| format!("remove the pod's logs: {err}"))
-        } else {
-            Ok(())
-        }
-    });
-    cleared.await.unwrap_or_else(|err| Err(err.to_string()))
+    host.clear_pod(&pod.uid).await?;
+    if !forget {
+        return Ok(());
+    }
+    let logs = host.pod_logs(pod);
+    let removed = tokio::task::spawn_blocking(move || volumes::remove(&logs)).await;
+    removed.map_err(|err| err.to_string())?.map_err(|err| format!("remove the pod's logs: {err}"))
 }

@@ -55,6 +55,7 @@ impl Pods {
 
     fn sandbox_ready(&mut self, ready: sandbox::Ready) {
         self.monitor = Some(ready.monitor);
+        self.state.found = false;
         self.state.sandbox = Sandbox::Ready { ip: ready.ip };
         for container in &ready.containers {
             self.adopt(container);
@@ -88,9 +89,15 @@ impl Pods {
         }
         match &container.state {
             ContainerState::Running { started_ns, .. } => {
-                self.container_mut(index).run =
-                    Run::Running { id: container.container.clone(), started_ns: *started_ns };
-                self.running(index);
+                let id = container.container.clone();
+                let known = matches!(&self.state.containers[index].run, Run::Running { id: known, .. } if *known == id);
+                self.container_mut(index).run = Run::Running { id, started_ns: *started_ns };
+                if known {
+                    // It stays as ready as it was until a probe says otherwise.
+                    self.begin_probes(index);
+                } else {
+                    self.running(index);
+                }
             }
             ContainerState::Exited(exit) => self.exited(index, &container.container, exit),
             // Its start was cut short: it is made anew.
@@ -104,6 +111,7 @@ impl Pods {
             _ => 1,
         };
         self.tell(None, true, reason, message.clone());
+        self.state.found = false;
         let wait_s = (RETRY_S << attempts.min(6)).min(RETRY_MAX_S);
         self.state.sandbox = Sandbox::Failed { message, retry_ns: now_ns() + wait_s * SECOND_NS, attempts };
     }

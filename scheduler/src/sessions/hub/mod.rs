@@ -200,7 +200,7 @@ impl Hub {
                 None => self.remove(&node, &report.uid),
             },
             FromAgent::Gone { uid } => {
-                if let Some(pod) = on_node(world, &uid, &node).filter(|pod| pod.meta.is_deleting()) {
+                if let Some(pod) = on_node(world, &uid, &node) {
                     self.jobs.extend(self.intake.gone(&uid, pod.meta.at.clone()));
                 }
             }

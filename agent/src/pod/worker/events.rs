@@ -87,11 +87,14 @@ impl Pods {
             let id = format!("{}/{}@{}", reference.registry, reference.repository, image.digest);
             self.container_mut(index).image = ImageState::Present { name: reference.to_string(), id };
         }
+        let (run, id) = (&self.state.containers[index].run, &container.container);
+        // Its end may have been heard of after the monitor had said what there is.
+        let over = matches!(run, Run::Exited(ended) if ended.container_id == container_id(id));
+        let known = matches!(run, Run::Running { id: known, .. } if known == id);
         match &container.state {
+            _ if over => {}
             ContainerState::Running { started_ns, .. } => {
-                let id = container.container.clone();
-                let known = matches!(&self.state.containers[index].run, Run::Running { id: known, .. } if *known == id);
-                self.container_mut(index).run = Run::Running { id, started_ns: *started_ns };
+                self.container_mut(index).run = Run::Running { id: id.clone(), started_ns: *started_ns };
                 if known {
                     // It stays as ready as it was until a probe says otherwise.
                     self.begin_probes(index);

@@ -14,6 +14,7 @@ UNITS := wherry.slice wherry-pods.service wherry-scheduler.service wherry-netd.s
 # Shared by all clones on a machine, and readable to the user that runs the guests.
 export WHERRY_TEST_CACHE ?= /var/cache/wherry-test
 export WHERRY_BIN := $(BIN)
+export KUBECTL := $(WHERRY_TEST_CACHE)/kubectl
 # Every suite that needs root or the network says so by failing.
 export REQUIRE_PRIVILEGED := 1
 
@@ -34,8 +35,7 @@ toolchain:
 quickstart: build
 	./examples/quickstart.sh $(BIN)
 
-# e2e and vm are suites of their own: `make e2e`, `make vm`.
-test: check tidy unit
+test: check tidy unit e2e vm
 
 check: toolchain
 	$(CARGO) fmt --all --check

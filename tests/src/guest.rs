@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ const USER: &str = "wherry-vm";
 /// Emulated, a Debian guest takes 10 to 20 s.
 const BOOT: Duration = Duration::from_secs(180);
 const MEMORY_MIB: u32 = 2048;
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running guest; gone when dropped.
 pub struct Guest {
@@ -32,7 +34,8 @@ impl Guest {
     /// Builds the image where it is not cached, and boots it with our binaries and `files` (a directory, at `/mnt`) on board.
     pub fn boot(files: Option<&Path>) -> Self {
         let image = image();
-        let dir = cache().join(format!("guest-{}", std::process::id()));
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let dir = cache().join(format!("guest-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).expect("created");
         disk(&stage_binaries(&dir), &dir.join("bin.ext4"));
         let mut disks = vec![image.join("disk.ext4"), dir.join("bin.ext4")];

@@ -1,4 +1,4 @@
-//! The real binary, driven by the real kubectl: `$KUBECTL`, or the one in `PATH`. Skipped where there is none.
+//! The real binary, driven by the real kubectl: `$KUBECTL`, or the one in `PATH`.
 
 mod kubectl_binary;
 mod server;
@@ -23,19 +23,9 @@ metadata: {name: web}
 spec: {type: NodePort, selector: {app: nginx}, ports: [{port: 80, nodePort: 30080}]}
 "#;
 
-/// Starts a server, or says why not and ends the test.
-macro_rules! server_or_skip {
-    () => {
-        match Server::start() {
-            Some(server) => server,
-            None => return,
-        }
-    };
-}
-
 #[test]
 fn apply_scale_patch_delete() {
-    let server = server_or_skip!();
+    let server = Server::start();
     let out = server.apply(WEB);
     assert_eq!(out, "deployment.apps/web created\nservice/web created\n");
     assert_eq!(server.apply(WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");
@@ -56,7 +46,7 @@ fn apply_scale_patch_delete() {
 
 #[test]
 fn refusals_read_as_kubernetes() {
-    let server = server_or_skip!();
+    let server = Server::start();
     let mismatch = WEB.replace("labels: {app: nginx}}\n    spec", "labels: {app: other}}\n    spec");
     let error = server.apply_fails(&mismatch);
     assert!(error.contains("`selector` does not match template `labels`"), "{error}");
@@ -77,7 +67,7 @@ fn refusals_read_as_kubernetes() {
 
 #[test]
 fn watches_and_waits() {
-    let server = server_or_skip!();
+    let server = Server::start();
     server.apply(WEB);
     let waiting = server.spawn(&["wait", "--for=jsonpath={.spec.replicas}=7", "deploy/web", "--timeout=20s"]);
     server.ok(&["patch", "deploy", "web", "--type=merge", "-p", r#"{"spec":{"replicas":7}}"#]);
@@ -89,7 +79,7 @@ fn watches_and_waits() {
 
 #[test]
 fn everything_survives_a_kill() {
-    let mut server = server_or_skip!();
+    let mut server = Server::start();
     server.apply(WEB);
     server.kill_and_restart();
     assert_eq!(server.apply(WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");

@@ -99,8 +99,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Option<Self> {
-        let kubectl = kubectl_binary::find()?;
+    async fn start() -> Self {
+        let kubectl = kubectl_binary::find();
         let dir = tempfile::tempdir().expect("makes a directory");
         let clock = Clock::default();
         let registry = Registry::in_memory(clock.clone()).expect("opens");
@@ -126,7 +126,7 @@ impl Cluster {
         let status = scheduler::registry::Subresource::Status;
         registry.update(&resource::PODS, "default", "web", status, run, &options).await.expect("runs");
         tokio::spawn(listener.serve(Server::new(registry, Arc::new(PretendNode))));
-        Some(Self { kubectl, dir })
+        Self { kubectl, dir }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -162,9 +162,8 @@ fn text(bytes: &[u8]) -> String {
 fn with_cluster(story: impl FnOnce(&Cluster)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("builds");
-    if let Some(cluster) = runtime.block_on(Cluster::start()) {
-        story(&cluster);
-    }
+    let cluster = runtime.block_on(Cluster::start());
+    story(&cluster);
 }
 
 #[test]

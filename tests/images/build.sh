@@ -3,18 +3,16 @@
 #   OUT/busybox.tar    docker.io/library/busybox:latest
 #   OUT/nginx.tar      docker.io/library/nginx:latest
 #   OUT/nginx-alt.tar  docker.io/library/nginx:alt and :1.27-alt, the same with another page in a layer of its own
-#   OUT/registry/      the storage of a docker-registry that has them all; see registry.sh
 # The .tar files are what `docker save` writes.
 #
-# Runs as root or as a user with sub-ids; packages come from this machine's own apt sources. Needs mmdebstrap,
-# docker-registry and skopeo. The same packages give the same bytes. What this same script made is kept.
+# Runs as root or as a user with sub-ids; packages come from this machine's own apt sources. Needs mmdebstrap. The same packages give the same bytes. What this same script made is kept.
 # Usage: build.sh OUT
 set -euo pipefail
 out=$1
 here=$(cd "$(dirname "$0")" && pwd)
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 arch=$(dpkg --print-architecture)
-stamp=$(cat "$here"/{build,registry}.sh "$here"/layers | sha256sum | cut -c1-64)-$suite-$arch
+stamp=$(cat "$here"/build.sh "$here"/layers | sha256sum | cut -c1-64)-$suite-$arch
 if [ "$(cat "$out/stamp" 2> /dev/null)" = "$stamp" ]; then
     exit 0
 fi
@@ -56,30 +54,6 @@ save busybox.tar "{\"Env\":[$path],\"Cmd\":[\"sh\"]}" '["busybox:latest"]' busyb
 save nginx.tar "$nginx" '["nginx:latest"]' nginx-layer.tar page-layer.tar
 save nginx-alt.tar "$nginx" '["nginx:alt","nginx:1.27-alt"]' nginx-layer.tar alt-page-layer.tar
 
-# The registry's storage, filled through a registry in a network namespace where nobody else listens.
-cat > "$work/fill" <<EOF
-set -eu
-ip link set lo up
-WHERRY_REGISTRY_WRITABLE=1 sh "$here/registry.sh" "$work" 127.0.0.1:5000 > "$work/registry.log" 2>&1 &
-registry=\$!
-trap 'kill "\$registry"' EXIT
-push() {
-    skopeo copy --quiet --insecure-policy --dest-tls-verify=false --retry-times 5 \
-        "docker-archive:$work/\$1.tar:docker.io/library/\$2" "docker://127.0.0.1:5000/library/\$3"
-}
-push busybox busybox:latest busybox:latest
-push nginx nginx:latest nginx:latest
-push nginx-alt nginx:alt nginx:alt
-push nginx-alt nginx:alt nginx:1.27-alt
-EOF
-mkdir "$work/registry"
-as_root=()
-[ "$(id -u)" = 0 ] || as_root=(--map-root-user)
-if ! unshare --net "${as_root[@]}" sh "$work/fill"; then
-    cat "$work/registry.log" >&2
-    exit 1
-fi
-rm -rf "$out/registry"
-cp -r "$work/registry" "$work"/{busybox,nginx,nginx-alt}.tar "$out/"
+cp "$work"/{busybox,nginx,nginx-alt}.tar "$out/"
 chmod -R a+rX "$out"
 echo "$stamp" > "$out/stamp"

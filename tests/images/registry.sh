@@ -1,5 +1,5 @@
 #!/bin/sh
-# Serves what build.sh made as a registry over plain HTTP, in the foreground; the storage is not written to, so several
+# Serves what fill-registry.sh made as a registry over plain HTTP, in the foreground; the storage is not written to, so several
 # may serve it at once. Stop it with SIGTERM.
 # Usage: registry.sh OUT ADDRESS   (OUT as for build.sh, ADDRESS as 127.0.0.1:5000)
 #

@@ -53,10 +53,7 @@ fn cpu(guest: &Guest) {
 }
 
 fn pids(guest: &Guest) {
-    start(
-        guest,
-        &pod("bomb", "{cpu: 1500m}", "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done"),
-    );
+    start(guest, &pod("bomb", "{cpu: 1500m}", "bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done"));
     let count = "cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/pids.max | sort -n | head -n 1";
     let max: u64 = guest
         .wait_for("the bomb has its limit", LONG, &format!("{count} | grep -v max"))

@@ -34,6 +34,8 @@ const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// Bytes of one frame to a node.
 const FRAME_BYTES: usize = 32 << 10;
 const PING_EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for a client to close its side.
+const LINGER: Duration = Duration::from_secs(10);
 const OUTCOME: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
@@ -88,17 +90,25 @@ pub async fn upgrade(parts: &mut Parts, protocols: &[&'static str]) -> Result<We
 }
 
 async fn pump(socket: WebSocket, stream: NodeStream) {
-    let (output, input) = socket.split();
+    let (output, mut input) = socket.split();
     let NodeStream { to_node, from_node } = stream;
     // A client that is done with its input still reads the output; one that closed the socket does not.
     tokio::select! {
-        () = send_input(input, to_node) => {}
-        _ = send_output(output, from_node) => {}
+        () = send_input(&mut input, to_node) => {}
+        _ = send_output(output, from_node) => linger(&mut input).await,
     }
 }
 
+/// Reads on until the client has closed as well: closing on unread input would reset the connection, and take from the
+/// client what it has not read yet.
+pub async fn linger(input: &mut SplitStream<WebSocket>) {
+    let closed = async { while let Some(Ok(_)) = input.next().await {} };
+    // One that does not close loses what it has not read.
+    let _ = tokio::time::timeout(LINGER, closed).await;
+}
+
 /// Ends when the client does, or the node takes nothing more and the client then closes.
-async fn send_input(mut input: SplitStream<WebSocket>, to_node: mpsc::Sender<StreamFrame>) {
+async fn send_input(input: &mut SplitStream<WebSocket>, to_node: mpsc::Sender<StreamFrame>) {
     while let Some(Ok(message)) = input.next().await {
         let bytes = match message {
             Message::Binary(bytes) => bytes,

@@ -2,7 +2,10 @@
 //! for data and 2i+1 for errors, and the server first sends the port on both, little-endian.
 
 use super::{
-    super::{exec::on_channel, streams::NodeStream},
+    super::{
+        exec::{linger, on_channel},
+        streams::NodeStream,
+    },
     FRAME_BYTES,
 };
 use agent_protocol::StreamFrame;
@@ -62,7 +65,7 @@ pub async fn serve(socket: WebSocket, ports: Vec<u16>, streams: Vec<NodeStream>)
         }
     };
     tokio::select! {
-        _ = future::join(forward, future::join_all(readers)) => {}
+        _ = future::join(forward, future::join_all(readers)) => linger(&mut input).await,
         () = from_client => {}
     }
 }

@@ -84,3 +84,47 @@ fn everything_survives_a_kill() {
     server.kill_and_restart();
     assert_eq!(server.apply(WEB), "deployment.apps/web unchanged\nservice/web unchanged\n");
 }
+
+/// Typed clients send protobuf, and fall back to nothing else.
+#[test]
+fn objects_are_made_from_flags() {
+    let server = Server::start();
+    for (words, output) in [
+        (vec!["create", "namespace", "team"], "namespace/team created\n"),
+        (
+            vec!["create", "configmap", "settings", "--from-literal=A=1", "--from-literal=B="],
+            "configmap/settings created\n",
+        ),
+        (vec!["create", "secret", "generic", "keys", "--from-literal=K=v"], "secret/keys created\n"),
+        (
+            vec!["create", "deployment", "web", "--image=nginx", "--replicas=0", "--port=80"],
+            "deployment.apps/web created\n",
+        ),
+        (vec!["expose", "deployment", "web", "--target-port=http"], "service/web exposed\n"),
+        (vec!["create", "service", "nodeport", "np", "--tcp=80:8080"], "service/np created\n"),
+        (vec!["run", "one", "--image=nginx", "--env=A=b"], "pod/one created\n"),
+    ] {
+        assert_eq!(server.ok(&words), output);
+    }
+    let fields = [
+        ("configmap", "settings", "{.data.A}|{.data.B}", "1|"),
+        ("secret", "keys", "{.data.K} {.type}", "dg== Opaque"),
+        (
+            "deployment",
+            "web",
+            "{.spec.replicas} {.spec.template.spec.containers[0].ports[0].containerPort}",
+            "0 80",
+        ),
+        ("service", "web", "{.spec.ports[0].port} {.spec.ports[0].targetPort}", "80 http"),
+        ("service", "np", "{.spec.type} {.spec.ports[0].targetPort}", "NodePort 8080"),
+    ];
+    for (kind, name, path, value) in fields {
+        assert_eq!(
+            server.ok(&["get", kind, name, "-o", &format!("jsonpath={path}")]),
+            value,
+            "{kind} {name}"
+        );
+    }
+    assert!(server.ok(&["auth", "whoami"]).contains("system:masters"));
+    assert_eq!(server.ok(&["auth", "can-i", "delete", "pods"]), "yes\n");
+}

@@ -3,6 +3,7 @@
 
 mod defaults;
 pub mod patch;
+pub mod protobuf;
 mod qos;
 pub mod resource;
 mod status;

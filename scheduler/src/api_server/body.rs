@@ -43,7 +43,9 @@ pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Status> {
     let object = match media_type(headers) {
         "application/json" => from_json(bytes),
         "application/yaml" => from_yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => super::interim::protobuf::decode(bytes),
+        "application/vnd.kubernetes.protobuf" => {
+            api::protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))
+        }
         other => Err(unsupported(other)),
     }?;
     if object.is_object() { Ok(object) } else { Err(Status::bad_request("the body is not an object")) }

@@ -1,13 +1,5 @@
 //! Forms that objects come and go in: tables, selectors, strict fields, OpenAPI.
 
-pub mod protobuf {
-    use api::Status;
-    use serde_json::Value;
-    pub fn decode(_b: &[u8]) -> Result<Value, Status> {
-        Err(Status::bad_request("protobuf"))
-    }
-}
-
 pub mod openapi {
     use api::resource::RESOURCES;
     use serde_json::{Value, json};

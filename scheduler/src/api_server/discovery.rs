@@ -73,15 +73,10 @@ impl Documents {
         let (core, others) = (aggregate(true), aggregate(false));
         let mut openapi = BTreeMap::new();
         for (group, version, _) in &groups {
-            if let Some(document) = super::interim::openapi::document(group, version) {
-                let bytes = document.to_string().into_bytes();
-                let path = if group.is_empty() {
-                    format!("api/{version}")
-                } else {
-                    format!("apis/{group}/{version}")
-                };
-                openapi.insert(path, Document { hash: hash(&bytes), gzip: gzip(&bytes) });
-            }
+            let bytes = super::openapi::document(group, version).to_string().into_bytes();
+            let path =
+                if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            openapi.insert(path, Document { hash: hash(&bytes), gzip: gzip(&bytes) });
         }
         Self { groups, core, others, openapi }
     }

@@ -4,14 +4,14 @@
 //! `read`, `watch`, `write`, `discovery`, `reviews` and the streams. Answers are the stored bytes wherever possible.
 //! Errors are `metav1.Status`, made by the crate `api`.
 //!
-//! Not here: what a write means (`registry`), and how objects are checked, patched and shown (`api`).
+//! Not here: what a write means (`registry`), and how objects are checked and patched (`api`).
 
 mod body;
 mod discovery;
 mod exec;
-mod interim;
 mod listener;
 mod logs;
+mod openapi;
 mod port_forward;
 mod query;
 mod read;
@@ -20,7 +20,10 @@ mod response;
 mod reviews;
 mod router;
 mod scale;
+mod selection;
 pub mod streams;
+mod strict;
+mod table;
 mod watch;
 mod write;
 

@@ -1,6 +1,6 @@
 //! GET: one object, or a list. Stored bytes are copied out; only selectors, tables and partial objects decode them.
 
-use super::interim::Selection;
+use super::selection::Selection;
 use super::{
     Server,
     request::Target,
@@ -209,7 +209,7 @@ impl Shape {
 
     /// A table up to its rows; a watch says the columns once.
     pub fn table_head(&self, metadata: &Value, columns: bool) -> Vec<u8> {
-        let columns = if columns { super::interim::table::columns(self.resource) } else { Value::Null };
+        let columns = if columns { super::table::columns(self.resource) } else { Value::Null };
         format!(
             r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
         )
@@ -218,7 +218,7 @@ impl Shape {
 
     pub fn row(&self, object: &Value) -> Value {
         let shown = if self.full_rows { object.clone() } else { self.partial(object) };
-        json!({"cells": super::interim::table::cells(self.resource, object, self.now), "object": shown})
+        json!({"cells": super::table::cells(self.resource, object, self.now), "object": shown})
     }
 
     pub fn partial(&self, object: &Value) -> Value {

@@ -175,7 +175,7 @@ impl Validation {
         if let Some(why) = api::undecodable(resource, object) {
             return Err(Status::bad_request(why));
         }
-        let found = super::interim::fields::prune_unknown(resource, object)?;
+        let found = super::strict::prune_unknown(resource, object)?;
         match self {
             Self::Ignore => Ok(Vec::new()),
             Self::Warn => Ok(found),

@@ -31,97 +31,76 @@ fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     [MAGIC.to_vec(), bytes(1, meta), bytes(2, raw), bytes(3, ""), bytes(4, "")].concat()
 }
 
+fn meta(name: &str) -> Vec<u8> {
+    [bytes(1, name), bytes(2, ""), bytes(3, ""), bytes(5, ""), int(7, 0), bytes(8, "")].concat()
+}
+
+fn entry(key: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
+    [bytes(1, key), bytes(2, value)].concat()
+}
+
+fn expect(api_version: &str, kind: &str, raw: &[u8], mut expected: Value) {
+    expected["apiVersion"] = api_version.into();
+    expected["kind"] = kind.into();
+    assert_eq!(decode(&body(api_version, kind, raw)), Ok(expected), "{kind}");
+}
+
 #[test]
-fn objects_become_what_json_clients_send() {
-    let meta = |name: &str| {
-        [bytes(1, name), bytes(2, ""), bytes(3, ""), bytes(5, ""), int(7, 0), bytes(8, "")].concat()
-    };
-    let entry = |key: &str, value: &[u8]| [bytes(1, key), bytes(2, value)].concat();
-    let config_map =
-        [bytes(1, meta("c")), bytes(2, entry("k", b"v")), bytes(3, entry("b", &[0xff]))].concat();
+fn a_deployment_becomes_what_json_clients_send() {
     let port = [bytes(1, ""), int(2, 0), int(3, 80), bytes(4, "TCP"), bytes(5, "")].concat();
-    let probe = [
-        bytes(
-            1,
-            bytes(2, [bytes(1, "/"), bytes(2, [int(1, 1), int(2, 0), bytes(3, "http")].concat())].concat()),
-        ),
-        int(2, 0),
-        int(4, 5),
-    ]
-    .concat();
-    let limits = bytes(1, entry("cpu", &bytes(1, "500m")));
+    let to = bytes(2, [int(1, 1), int(2, 0), bytes(3, "http")].concat());
+    let probe = [bytes(1, bytes(2, [bytes(1, "/"), to].concat())), int(2, 0), int(4, 5)].concat();
+    let limits = bytes(1, entry("cpu", bytes(1, "500m")));
     let container =
-        [bytes(1, "main"), bytes(2, "nginx"), bytes(6, port), bytes(8, limits), bytes(11, probe), int(16, 0)]
-            .concat();
+        [bytes(1, "main"), bytes(2, "nginx"), bytes(6, port), bytes(8, limits), bytes(11, probe), int(16, 0)];
     let volume = [bytes(1, "v"), bytes(2, bytes(2, ""))].concat();
-    let spec = [bytes(1, volume), bytes(2, container), int(4, 0), int(11, 0)].concat();
+    let spec = [bytes(1, volume), bytes(2, container.concat()), int(4, 0), int(11, 0)].concat();
     let template = [bytes(1, meta("")), bytes(2, spec)].concat();
     let surge = bytes(2, [int(1, 0), int(2, -1), bytes(3, "")].concat());
-    let deployment_spec =
-        [int(1, 0), bytes(3, template), bytes(4, [bytes(1, ""), bytes(2, surge)].concat()), int(5, 0)]
-            .concat();
-    let deployment = [bytes(1, meta("web")), bytes(2, deployment_spec), bytes(3, int(1, 0))].concat();
-    let extra = [bytes(1, "k"), bytes(2, [bytes(1, "a"), bytes(1, "b")].concat())].concat();
-    let times = [bytes(1, "p"), bytes(8, int(1, 1_700_000_000))].concat();
-    let renewed = bytes(4, [int(1, 1_700_000_000), int(2, 1_500)].concat());
-    for (api_version, kind, raw, expected) in [
-        (
-            "v1",
-            "ConfigMap",
-            config_map,
-            json!({"metadata": {"name": "c"}, "data": {"k": "v"}, "binaryData": {"b": "/w=="}}),
-        ),
-        (
-            "apps/v1",
-            "Deployment",
-            deployment,
-            json!({
-                "metadata": {"name": "web"},
-                "spec": {
-                    "replicas": 0,
-                    "template": {"spec": {
-                        "volumes": [{"name": "v", "emptyDir": {}}],
-                        "containers": [{
-                            "name": "main", "image": "nginx", "ports": [{"containerPort": 80, "protocol": "TCP"}],
-                            "resources": {"limits": {"cpu": "500m"}},
-                            "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 5},
-                        }],
-                        "terminationGracePeriodSeconds": 0,
-                    }},
-                    "strategy": {"rollingUpdate": {"maxSurge": -1}},
-                },
-            }),
-        ),
-        (
-            "authentication.k8s.io/v1",
-            "SelfSubjectReview",
-            bytes(2, bytes(1, [bytes(1, "me"), bytes(4, extra)].concat())),
-            json!({"status": {"userInfo": {"username": "me", "extra": {"k": ["a", "b"]}}}}),
-        ),
-        (
-            "v1",
-            "Pod",
-            bytes(1, times),
-            json!({"metadata": {"name": "p", "creationTimestamp": "2023-11-14T22:13:20Z"}}),
-        ),
-        (
-            "coordination.k8s.io/v1",
-            "Lease",
-            bytes(2, renewed),
-            json!({"spec": {"renewTime": "2023-11-14T22:13:20.000001Z"}}),
-        ),
-        (
-            "apps/v1",
-            "DeleteOptions",
-            [int(1, 0), bytes(4, "Foreground")].concat(),
-            json!({"gracePeriodSeconds": 0, "propagationPolicy": "Foreground"}),
-        ),
-    ] {
-        let mut expected = expected;
-        expected["apiVersion"] = api_version.into();
-        expected["kind"] = kind.into();
-        assert_eq!(decode(&body(api_version, kind, &raw)), Ok(expected), "{kind}");
-    }
+    let strategy = [bytes(1, ""), bytes(2, surge)].concat();
+    let spec = [int(1, 0), bytes(3, template), bytes(4, strategy), int(5, 0)].concat();
+    let deployment = [bytes(1, meta("web")), bytes(2, spec), bytes(3, int(1, 0))].concat();
+    let container = json!({
+        "name": "main", "image": "nginx", "ports": [{"containerPort": 80, "protocol": "TCP"}],
+        "resources": {"limits": {"cpu": "500m"}},
+        "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 5},
+    });
+    let pod = json!({
+        "volumes": [{"name": "v", "emptyDir": {}}], "containers": [container], "terminationGracePeriodSeconds": 0,
+    });
+    let spec = json!({
+        "replicas": 0, "template": {"spec": pod}, "strategy": {"rollingUpdate": {"maxSurge": -1}},
+    });
+    expect("apps/v1", "Deployment", &deployment, json!({"metadata": {"name": "web"}, "spec": spec}));
+}
+
+#[test]
+fn special_types_have_their_json_forms() {
+    let config_map = [
+        bytes(1, meta("c")),
+        bytes(2, entry("k", "v")),
+        bytes(2, bytes(1, "e")),
+        bytes(3, entry("b", [0xff])),
+    ];
+    let data = json!({"metadata": {"name": "c"}, "data": {"k": "v", "e": ""}, "binaryData": {"b": "/w=="}});
+    expect("v1", "ConfigMap", &config_map.concat(), data);
+
+    let extra = entry("k", [bytes(1, "a"), bytes(1, "b")].concat());
+    let review = bytes(2, bytes(1, [bytes(1, "me"), bytes(4, extra)].concat()));
+    let user = json!({"username": "me", "extra": {"k": ["a", "b"]}});
+    expect("authentication.k8s.io/v1", "SelfSubjectReview", &review, json!({"status": {"userInfo": user}}));
+
+    let pod = bytes(1, [bytes(1, "p"), bytes(8, int(1, 1_700_000_000))].concat());
+    let meta = json!({"name": "p", "creationTimestamp": "2023-11-14T22:13:20Z"});
+    expect("v1", "Pod", &pod, json!({"metadata": meta}));
+
+    let lease = bytes(2, bytes(4, [int(1, 1_700_000_000), int(2, 1_500)].concat()));
+    let renewed = json!({"renewTime": "2023-11-14T22:13:20.000001Z"});
+    expect("coordination.k8s.io/v1", "Lease", &lease, json!({"spec": renewed}));
+
+    let options = [int(1, 0), bytes(4, "Foreground")].concat();
+    let expected = json!({"gracePeriodSeconds": 0, "propagationPolicy": "Foreground"});
+    expect("apps/v1", "DeleteOptions", &options, expected);
 }
 
 #[test]

@@ -13,23 +13,35 @@ pub const UP: &str = "install -m 755 /opt/wherry/wherry-* /opt/wherry/ctl /usr/l
 #[test]
 fn the_quickstart_runs_under_systemd_and_survives_its_daemons() {
     tests::require_root();
-    let guest = Guest::boot(None);
+    let guest = Guest::boot(Some(&tests::images::archives()));
     guest.run(UP).ok();
-    guest.run("ctl apply -f /opt/wherry/examples/hello.yaml").ok();
-    guest.run("ctl rollout status deployment/hello").ok();
-    let page = "exec 3<>/dev/tcp/10.0.2.15/30080 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q 'Hello from Wherry' <&3";
-    guest.wait_for("the page is served", LONG, &format!("bash -c \"{page}\""));
+    guest.run("ctl image import /mnt/nginx.tar").ok();
+    guest.run("for manifest in /opt/wherry/examples/*.yaml; do ctl apply -f $manifest || exit; done").ok();
+    for deployment in ["hello", "nginx-deployment"] {
+        guest.run(&format!("ctl rollout status deployment/{deployment}")).ok();
+    }
+    for pod in ["nginx-pod", "app-pod"] {
+        guest.wait_for(&format!("{pod} runs"), LONG, &format!("ctl get pod {pod} | grep -w Running"));
+    }
+    let serves = |port: u16, text: &str| {
+        format!(
+            "bash -c \"exec 3<>/dev/tcp/10.0.2.15/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q '{text}' <&3\""
+        )
+    };
+    let page = serves(30080, "Hello from Wherry");
+    guest.wait_for("the page is served", LONG, &page);
+    guest.wait_for("nginx serves", LONG, &serves(30081, "Welcome to nginx!"));
 
     let pids =
         "cat /sys/fs/cgroup/wherry.slice/wherry-pods.service/pod-*/*/cgroup.procs | sort -n | tr '\\n' ' '";
     let before = guest.run(pids).ok();
-    assert!(before.split_whitespace().count() >= 2, "two pods run: {before:?}");
+    assert!(before.split_whitespace().count() >= 7, "seven pods run: {before:?}");
     for unit in ["wherry-agent", "wherry-scheduler", "wherry-netd"] {
         guest.run(&format!("systemctl kill -s KILL --kill-whom=main {unit}")).ok();
         guest.wait_for(&format!("{unit} is back"), LONG, &format!("systemctl is-active -q {unit}"));
     }
     guest.run("systemctl restart wherry-agent wherry-netd wherry-scheduler").ok();
-    guest.wait_for("the page is served again", LONG, &format!("bash -c \"{page}\""));
+    guest.wait_for("the page is served again", LONG, &page);
     guest.wait_for("the node is ready again", LONG, "ctl get nodes | grep -w Ready");
     assert_eq!(guest.run(pids).ok(), before, "containers outlive the daemons");
 

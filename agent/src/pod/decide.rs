@@ -36,7 +36,7 @@ pub fn decide(pod: &mut PodState, now_ns: u64) -> (Vec<Action>, Option<u64>) {
     }
     // Taken over before anything else: what ends gets its grace as well.
     if pod.found && pod.sandbox == Sandbox::Absent {
-        pod.sandbox = Sandbox::Busy;
+        pod.sandbox = Sandbox::Busy { attempts: 0 };
         return (vec![Action::MakeSandbox], None);
     }
     if let Some(deadline) = deadline(pod).filter(|_| !pod.ending()) {
@@ -56,12 +56,15 @@ pub fn decide(pod: &mut PodState, now_ns: u64) -> (Vec<Action>, Option<u64>) {
     match &pod.sandbox {
         Sandbox::Absent if finished(pod) => {}
         Sandbox::Absent => {
-            pod.sandbox = Sandbox::Busy;
+            pod.sandbox = Sandbox::Busy { attempts: 0 };
             actions.push(Action::MakeSandbox);
         }
-        Sandbox::Failed { retry_ns, .. } if now_ns >= *retry_ns => actions.push(Action::MakeSandbox),
+        Sandbox::Failed { retry_ns, attempts, .. } if now_ns >= *retry_ns => {
+            pod.sandbox = Sandbox::Busy { attempts: *attempts };
+            actions.push(Action::MakeSandbox);
+        }
         Sandbox::Failed { retry_ns, .. } => wake(&mut wake_ns, *retry_ns),
-        Sandbox::Busy | Sandbox::Leaving => {}
+        Sandbox::Busy { .. } | Sandbox::Leaving => {}
         Sandbox::Ready { .. } => {
             for index in due(pod) {
                 next(pod, index, now_ns, &mut actions, &mut wake_ns);
@@ -140,7 +143,7 @@ fn next(pod: &mut PodState, index: usize, now_ns: u64, actions: &mut Vec<Action>
 
 /// Stops what runs; takes the pod down when nothing does. A pod that failed but is still in the API keeps its logs and its place.
 fn end(pod: &mut PodState, now_ns: u64, actions: &mut Vec<Action>) {
-    if pod.sandbox == Sandbox::Busy {
+    if matches!(pod.sandbox, Sandbox::Busy { .. }) {
         return;
     }
     let deadline_ns = stop_deadline(pod, now_ns);
@@ -170,7 +173,7 @@ fn end(pod: &mut PodState, now_ns: u64, actions: &mut Vec<Action>) {
         .iter()
         .any(|container| ready && container.is_live() || container.image == ImageState::Pulling);
     let leave = match pod.sandbox {
-        Sandbox::Busy | Sandbox::Leaving => false,
+        Sandbox::Busy { .. } | Sandbox::Leaving => false,
         Sandbox::Absent => pod.removed || pod.spec.deletion.is_some(),
         Sandbox::Ready { .. } | Sandbox::Failed { .. } => true,
     };
@@ -192,3 +195,6 @@ fn stop_deadline(pod: &PodState, now_ns: u64) -> u64 {
 fn wake(at: &mut Option<u64>, candidate_ns: u64) {
     *at = Some(at.map_or(candidate_ns, |at| at.min(candidate_ns)));
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 pub mod config;
 pub mod decide;
 pub mod env;
+#[cfg(test)]
+mod fixtures;
 pub mod handler;
 pub mod probes;
 pub mod sandbox;

@@ -34,7 +34,10 @@ pub struct PodState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sandbox {
     Absent,
-    Busy,
+    /// Being made, after so many attempts that failed.
+    Busy {
+        attempts: u32,
+    },
     /// `None` for a pod in the host's network.
     Ready {
         ip: Option<Ipv4Addr>,

@@ -110,7 +110,7 @@ impl Pods {
 
     fn sandbox_failed(&mut self, reason: &str, message: String) {
         let attempts = match self.state.sandbox {
-            Sandbox::Failed { attempts, .. } => attempts + 1,
+            Sandbox::Busy { attempts } => attempts + 1,
             _ => 1,
         };
         self.tell(None, true, reason, message.clone());

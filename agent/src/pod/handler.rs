@@ -1,14 +1,14 @@
 //! What probes and lifecycle hooks do: run a command in the container, ask over HTTP, open a connection, wait.
 
+mod http;
+
 use agent_protocol::Handler;
+use http::Get;
 use runtime_protocol::{Exec, Open, StreamFrame};
 use std::{net::Ipv4Addr, path::Path, time::Duration};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
-/// Most of a command's output, or of a body, that a message repeats.
+/// Most of a command's output that a message repeats.
 const SAID_BYTES_MAX: usize = 10 << 10;
 
 /// Runs the handler against a run of a container; the error is what an Event says.
@@ -48,12 +48,8 @@ pub async fn run(
         Handler::Http { host: given, port, path, tls, headers } => {
             let host = host(given);
             let url = format!("{}://{host}:{port}{path}", if *tls { "https" } else { "http" });
-            if *tls {
-                return Err(format!("Get \"{url}\": this node's agent asks over http only"));
-            }
-            let headers: String =
-                headers.iter().map(|header| format!("{}: {}\r\n", header.name, header.value)).collect();
-            let asked = tokio::time::timeout(limit, http(&host, *port, path, &headers)).await;
+            let get = Get { host: &host, port: *port, path, tls: *tls, headers };
+            let asked = tokio::time::timeout(limit, get.status()).await;
             let status = asked
                 .map_err(|_| format!("Get \"{url}\": {}", timed_out()))?
                 .map_err(|err| format!("Get \"{url}\": {err}"))?;
@@ -67,36 +63,6 @@ pub async fn run(
             Err(format!("grpc handler on port {port}: this node's agent does not speak gRPC"))
         }
     }
-}
-
-async fn http(host: &str, port: u16, path: &str, headers: &str) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect((host, port)).await?;
-    let own_host = if headers.to_ascii_lowercase().contains("host:") {
-        String::new()
-    } else {
-        format!("Host: {host}:{port}\r\n")
-    };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\n{own_host}User-Agent: kube-probe/wherry\r\nAccept: */*\r\nConnection: close\r\n{headers}\r\n"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 1024];
-    // The status line is all that counts; the rest is read so that the server is not cut off.
-    loop {
-        let len = stream.read(&mut buffer).await?;
-        if answer.len() < SAID_BYTES_MAX {
-            answer.extend_from_slice(&buffer[..len]);
-        }
-        if len == 0 || answer.len() >= SAID_BYTES_MAX {
-            break;
-        }
-    }
-    let line = String::from_utf8_lossy(&answer);
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    status
-        .filter(|_| line.starts_with("HTTP/1."))
-        .ok_or_else(|| std::io::Error::other("malformed HTTP response"))
 }
 
 /// Runs a command without input; its exit code and what it said.

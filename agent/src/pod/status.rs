@@ -139,3 +139,6 @@ fn duration(seconds: u64) -> String {
 pub fn container_id(run: &str) -> String {
     format!("{ID_SCHEME}{run}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,10 @@ fn clean(args: &Args, kubeconfig: &Path) -> Result<(), CtlError> {
     if args.purge {
         host::remove(&args.host.state_dir)?;
         host::remove(kubeconfig)?;
+        if let Some(dir) = kubeconfig.parent().filter(|_| kubeconfig == Path::new(DEFAULT_PATH)) {
+            // A registries.toml in it is the user's.
+            let _ = fs::remove_dir(dir);
+        }
         systemd::forget_flags()?;
         // Another kubelet may keep its logs there too: only what is empty goes.
         let _ = fs::remove_dir(&args.host.log_dir);

@@ -12,13 +12,14 @@ use tests::{Cluster, Options};
 fn main() {
     tests::require_root();
     let cluster = Cluster::start(Options::default());
+    let idle = memory::daemons(&cluster);
     println!(
         "## Starting pods (median and worst; image present)\n\n| what | median | worst |\n|---|---|---|"
     );
     pods::one(&cluster);
     pods::fifty(&cluster);
     println!("\n## Memory\n\n| process | RSS idle | with 50 pods | of it private |\n|---|---|---|---|");
-    memory::table(&cluster);
+    memory::table(&cluster, &idle);
     println!(
         "\n## 10,000 ConfigMaps over one pool of HTTPS connections, fsync on\n\n| connections | writes/s | p50 | p99 |\n|---|---|---|---|"
     );

@@ -21,10 +21,15 @@ fn monitors(cluster: &Cluster) -> Vec<i32> {
         .collect()
 }
 
-pub fn table(cluster: &Cluster) {
-    let daemons = ["scheduler", "agent", "netd"];
-    let look = || daemons.map(|name| cluster.daemon(name).and_then(memory).unwrap_or_default());
-    let idle = look();
+const DAEMONS: [&str; 3] = ["scheduler", "agent", "netd"];
+
+/// (RSS, private) of every daemon, KiB.
+pub fn daemons(cluster: &Cluster) -> [(f64, f64); 3] {
+    DAEMONS.map(|name| cluster.daemon(name).and_then(memory).unwrap_or_default())
+}
+
+/// `idle`: what the daemons took before anything ran.
+pub fn table(cluster: &Cluster, idle: &[(f64, f64); 3]) {
     let replicas = 50;
     let container = json!({ "name": "main", "image": "wherry.local/hello:latest" });
     let template =
@@ -37,7 +42,7 @@ pub fn table(cluster: &Cluster) {
         Https::new(cluster, 1).call("POST", "/apis/apps/v1/namespaces/default/deployments", Some(&deployment))
     });
     cluster.kubectl(&["rollout", "status", "deployment/mem", "--timeout=120s"]).ok();
-    for (index, (name, busy)) in daemons.into_iter().zip(look()).enumerate() {
+    for (index, (name, busy)) in DAEMONS.into_iter().zip(daemons(cluster)).enumerate() {
         println!(
             "| wherry-{name} | {:.1} MB | {:.1} MB | {:.1} MB |",
             idle[index].0 / 1e3,
@@ -57,19 +62,24 @@ pub fn table(cluster: &Cluster) {
     cluster.kubectl(&["delete", "deployment", "mem"]).ok();
     let gone = || (cluster.list("pods", "app=mem").is_empty()).then_some(());
     clock::poll(tests::cluster::SOON, gone).expect("the pods go");
-    if let Some((rss, private)) = conmon() {
-        println!("| conmon, per container (peer) | — | {:.2} MB | {:.2} MB |", rss / 1e3, private / 1e3);
+    match conmon() {
+        Some((rss, private)) => {
+            println!("| conmon, per container (peer) | — | {:.2} MB | {:.2} MB |", rss / 1e3, private / 1e3);
+        }
+        None => println!("| conmon (peer) | not measured: it is not installed | | |"),
     }
 }
 
-/// conmon holding one container of crun's, as podman would run it; `None` where it is not installed.
+/// conmon holding one container as podman would have it hold one; over our own runtime, as not every host runs others.
+/// `None` where it is not installed.
 fn conmon() -> Option<(f64, f64)> {
+    let runtime = tests::binaries().join("wherry-runtime");
     let dir = tempfile::tempdir().ok()?;
     let root = dir.path().join("rootfs/bin");
     fs::create_dir_all(&root).ok()?;
     fs::copy("/bin/busybox", root.join("sleep")).ok()?;
     let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
-    run(Command::new("crun").arg("spec").current_dir(dir.path())).then_some(())?;
+    run(Command::new(&runtime).arg("spec").current_dir(dir.path())).then_some(())?;
     let config = dir.path().join("config.json");
     let mut spec: serde_json::Value = serde_json::from_slice(&fs::read(&config).ok()?).ok()?;
     spec["process"]["args"] = json!(["/bin/sleep", "600"]);
@@ -77,17 +87,16 @@ fn conmon() -> Option<(f64, f64)> {
     fs::write(&config, spec.to_string()).ok()?;
     let (id, pid_file) = (format!("bench-{}", std::process::id()), dir.path().join("conmon.pid"));
     let mut conmon = Command::new("conmon");
-    conmon
-        .args(["--cid", &id, "--cuuid", &id, "--name", &id, "--runtime", "/usr/bin/crun", "--conmon-pidfile"])
-        .arg(&pid_file);
-    conmon
-        .arg("--bundle")
-        .arg(dir.path())
-        .arg("--log-path")
-        .arg(format!("k8s-file:{}", dir.path().join("log").display()));
-    let started = run(&mut conmon) && run(Command::new("crun").args(["start", &id]));
+    conmon.args(["--cid", &id, "--cuuid", &id, "--name", &id, "--runtime"]).arg(&runtime);
+    conmon.arg("--socket-dir-path").arg(dir.path()).arg("--conmon-pidfile").arg(&pid_file);
+    let log = format!("k8s-file:{}", dir.path().join("log").display());
+    conmon.arg("--bundle").arg(dir.path()).arg("--log-path").arg(log);
+    run(&mut conmon).then_some(())?;
+    // It returns before the container is there.
+    let started = || run(Command::new(&runtime).args(["start", &id])).then_some(());
+    let started = clock::poll(tests::cluster::SOON, started);
     let pid = fs::read_to_string(&pid_file).ok().and_then(|pid| pid.trim().parse().ok());
-    let measured = pid.filter(|_| started).and_then(memory);
-    run(Command::new("crun").args(["delete", "--force", &id]));
+    let measured = pid.filter(|_| started.is_some()).and_then(memory);
+    run(Command::new(&runtime).args(["delete", "--force", &id]));
     measured
 }

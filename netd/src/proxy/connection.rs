@@ -167,6 +167,7 @@ fn pump(flow: &mut Flow, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) ->
             Some(pipe) => pipe,
             none => none.insert(pipes.take()?),
         };
+        let was_empty = pipe.held == 0;
         let filled = if flow.ended { Moved::End } else { pipe.fill(from)? };
         flow.ended |= filled == Moved::End;
         let before = pipe.held;
@@ -183,8 +184,8 @@ fn pump(flow: &mut Flow, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) ->
                 Err(err) if err.kind() != io::ErrorKind::NotConnected => return Err(err),
                 _ => {}
             }
-        } else if filled == Moved::Wait {
-            // Idle connections hold no pipe.
+        } else if filled == Moved::Wait && was_empty {
+            // The source has nothing; a full pipe would have said the same. Idle connections hold no pipe.
             if let Some(pipe) = flow.pipe.take() {
                 pipes.give(pipe);
             }

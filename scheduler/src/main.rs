@@ -93,7 +93,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     fs::create_dir_all(&args.run_dir).with_context(|| format!("create {}", args.run_dir.display()))?;
     let store = Embedded::open(&args.state_dir.join("store.redb"))?;
     let config = registry::Config { service_cidr: args.service_cidr, clock: clock.clone() };
-    let registry = Registry::new(store, config);
+    let registry = Registry::new(store.clone(), config);
     let advertise = args.advertise_address.unwrap_or_else(own_address);
     let names = server_names(&args, advertise);
     let pki_dir = args.state_dir.join("pki");
@@ -128,6 +128,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         () = listener.serve(server) => {}
         () = registry::expire_events(registry.clone()) => {}
         () = renewal => {}
+        () = store.failed() => anyhow::bail!("a write to {} failed: starting anew", args.state_dir.display()),
         _ = terminate.recv() => info!("SIGTERM"),
         _ = interrupt.recv() => info!("SIGINT"),
     }

@@ -17,7 +17,7 @@ use std::{
     fs,
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -105,6 +105,11 @@ pub fn kubeconfig(pki: &Pki, server_url: &str) -> String {
 /// Replaces `path` in one step; only its owner can read it.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let failed = |action| move |source| PkiError::File { action, path: path.into(), source };
+    // On a full disk, what is there already still serves.
+    let private = fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o777 == 0o600);
+    if private && fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed("create the directory of"))?;
     let mut temporary = path.as_os_str().to_owned();

@@ -173,6 +173,7 @@ fn failed(error: StoreError) -> Status {
             });
             status
         }
+        StoreError::Full { .. } => Status::new(507, "InsufficientStorage", error.to_string()),
         StoreError::Conflict { .. } | StoreError::Backend(_) => Status::internal(error),
     }
 }

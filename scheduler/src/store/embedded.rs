@@ -14,7 +14,7 @@ use super::{
     writer::{self, Limits},
 };
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Database, ReadTransaction, ReadableDatabase, TableDefinition, TableError,
     backends::{FileBackend, InMemoryBackend},
 };
 use std::{
@@ -22,11 +22,11 @@ use std::{
     fs::File,
     ops::Bound,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::{Arc, Mutex, mpsc},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Revision and index in its transaction; `(0, 0)` is no version.
 pub(super) type Version = (u64, u32);
@@ -48,7 +48,7 @@ pub struct Embedded(Arc<Inner>);
 struct Inner {
     db: Arc<Database>,
     history: Arc<History>,
-    requests: Option<mpsc::Sender<writer::Request>>,
+    requests: Option<mpsc::UnboundedSender<writer::Request>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -66,7 +66,7 @@ impl Embedded {
         let file = FileBackend::new(file).map_err(|error| failed(&error))?;
         let mut builder = Database::builder();
         let db = builder.set_cache_size(CACHE_BYTES).create_with_backend(file);
-        Self::start(db.map_err(|error| failed(&error))?, Limits::default())
+        Self::start(db.map_err(|error| failed(&error))?, Limits::default(), Some(parent.to_path_buf()))
     }
 
     /// A store that is gone when it is dropped.
@@ -79,25 +79,36 @@ impl Embedded {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(InMemoryBackend::new())
             .map_err(backend)?;
-        Self::start(db, limits)
+        Self::start(db, limits, None)
     }
 
-    fn start(db: Database, limits: Limits) -> Result<Self, StoreError> {
-        let transaction = db.begin_write().map_err(backend)?;
-        let newest = {
-            transaction.open_table(VERSIONS).map_err(backend)?;
-            transaction.open_table(KEYS).map_err(backend)?;
-            let meta = transaction.open_table(META).map_err(backend)?;
-            meta.get(NEWEST).map_err(backend)?.map_or(0, |value| value.value())
+    fn start(db: Database, limits: Limits, dir: Option<PathBuf>) -> Result<Self, StoreError> {
+        // A file that has its tables is not written to: a full disk can be read.
+        let newest = match Reader::new(&db) {
+            Ok(reader) => reader.newest,
+            Err(_) => {
+                let transaction = db.begin_write().map_err(backend)?;
+                transaction.open_table(VERSIONS).map_err(backend)?;
+                transaction.open_table(KEYS).map_err(backend)?;
+                transaction.open_table(META).map_err(backend)?;
+                transaction.commit().map_err(backend)?;
+                0
+            }
         };
-        transaction.commit().map_err(backend)?;
         let db = Arc::new(db);
         let history = Arc::new(History::new(newest));
-        let (requests, inbox) = mpsc::channel();
-        let thread = writer::spawn(db.clone(), history.clone(), limits, inbox)
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let thread = writer::spawn(db.clone(), history.clone(), limits, dir, inbox)
             .map_err(|error| StoreError::Backend(format!("start the writer thread: {error}")))?;
         let thread = Mutex::new(Some(thread));
         Ok(Self(Arc::new(Inner { db, history, requests: Some(requests), thread })))
+    }
+
+    /// Returns once a write to the disk has failed; the file has to be opened anew.
+    pub async fn failed(&self) {
+        if let Some(requests) = &self.0.requests {
+            requests.closed().await;
+        }
     }
 
     async fn request<T>(

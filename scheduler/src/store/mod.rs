@@ -86,6 +86,9 @@ pub enum StoreError {
     /// The revision has not been reached yet.
     #[error("revision {asked} is newer than {newest}, the newest")]
     Future { asked: Revision, newest: Revision },
+    /// The disk is nearly full. Nothing was written; reads go on, and deletions as long as there is room for them.
+    #[error("{dir} has {free} bytes free, too few for a write: at least {needed} are kept in reserve")]
+    Full { dir: String, free: u64, needed: u64 },
     /// Disk or database; nothing was acknowledged.
     #[error("store: {0}")]
     Backend(String),

@@ -11,13 +11,21 @@ use super::{
 use redb::{Database, ReadableTable, Table, WriteTransaction};
 use std::{
     io,
-    sync::{Arc, mpsc},
+    path::{Path, PathBuf},
+    sync::Arc,
     thread::JoinHandle,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// Transactions that share one fsync at most.
 const BATCH_MAX: usize = 512;
+/// Bytes of the disk that writes leave free, so that no transaction stops half way and a restart finds room.
+const RESERVE: u64 = 16 << 20;
+/// The same for deletions, which make room in the end.
+const RESERVE_TO_DELETE: u64 = 4 << 20;
+/// Bytes that a transaction may take for each byte of its values: copies of pages on the way to the root.
+const BYTES_PER_BYTE: u64 = 4;
+
 /// How much history is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -44,14 +52,17 @@ pub(super) fn spawn(
     db: Arc<Database>,
     history: Arc<History>,
     limits: Limits,
-    inbox: mpsc::Receiver<Request>,
+    dir: Option<PathBuf>,
+    mut inbox: mpsc::UnboundedReceiver<Request>,
 ) -> io::Result<JoinHandle<()>> {
-    let mut writer = Writer { newest: history.newest(), db, history, limits, superseded_bytes: 0 };
+    let mut writer = Writer { newest: history.newest(), db, history, limits, dir, superseded_bytes: 0 };
     std::thread::Builder::new().name("store".into()).spawn(move || {
-        while let Ok(first) = inbox.recv() {
-            let mut batch = vec![first];
-            batch.extend(inbox.try_iter().take(BATCH_MAX - 1));
-            writer.perform(batch);
+        let mut batch = Vec::new();
+        while inbox.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            if !writer.perform(std::mem::take(&mut batch)) {
+                // redb serves nothing more after a failed write: the owner starts anew.
+                return;
+            }
         }
     })
 }
@@ -60,6 +71,8 @@ struct Writer {
     db: Arc<Database>,
     history: Arc<History>,
     limits: Limits,
+    /// Where the file is; `None` in memory.
+    dir: Option<PathBuf>,
     newest: Revision,
     /// Bytes of superseded values since automatic compaction last ran; an estimate after a restart.
     superseded_bytes: u64,
@@ -72,7 +85,8 @@ enum Waiting {
 }
 
 impl Writer {
-    fn perform(&mut self, batch: Vec<Request>) {
+    /// False when the disk failed.
+    fn perform(&mut self, batch: Vec<Request>) -> bool {
         let mut changes = Vec::new();
         let mut waiting = Vec::with_capacity(batch.len());
         let before = self.newest;
@@ -92,6 +106,19 @@ impl Writer {
                 }
             }
         }
+        done.is_ok()
+    }
+
+    /// Refuses what the disk has no room for.
+    fn check_room(&self, writes: &[Write], free: Option<u64>) -> Result<(), StoreError> {
+        let (Some(dir), Some(free)) = (&self.dir, free) else { return Ok(()) };
+        let reserve =
+            if writes.iter().all(|write| write.value.is_none()) { RESERVE_TO_DELETE } else { RESERVE };
+        let needed = reserve + room(writes);
+        if free < needed {
+            return Err(StoreError::Full { dir: dir.display().to_string(), free, needed });
+        }
+        Ok(())
     }
 
     fn transact(
@@ -111,10 +138,14 @@ impl Writer {
         };
         let before = self.newest;
         let mut broken = None;
+        let mut free = self.dir.as_deref().and_then(free_bytes);
         for request in batch {
             waiting.push(match request {
                 Request::Commit { writes, reply } => {
-                    let result = self.commit(&transaction, &writes, changes);
+                    let result = self
+                        .check_room(&writes, free)
+                        .and_then(|()| self.commit(&transaction, &writes, changes));
+                    free = free.map(|free| free.saturating_sub(room(&writes)));
                     broken = broken.or(broke(&result));
                     Waiting::Commit(reply, result)
                 }
@@ -199,6 +230,18 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Bytes that writes may take on disk.
+fn room(writes: &[Write]) -> u64 {
+    let bytes: usize = writes.iter().filter_map(|write| write.value.as_ref()).map(|value| value.len()).sum();
+    bytes as u64 * BYTES_PER_BYTE
+}
+
+/// What an unprivileged process may still write to the filesystem; `None` when it does not say.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
+    Some(stat.blocks_available() * stat.fragment_size())
 }
 
 /// A failed disk, which may have left half a transaction behind; a conflict leaves nothing.

@@ -128,3 +128,22 @@ fn objects_are_made_from_flags() {
     assert!(server.ok(&["auth", "whoami"]).contains("system:masters"));
     assert_eq!(server.ok(&["auth", "can-i", "delete", "pods"]), "yes\n");
 }
+
+#[test]
+fn a_full_disk_refuses_writes_and_nothing_else() {
+    let server = Server::start_on_small_disk(24);
+    let value = format!("--from-literal=k={}", "x".repeat(100_000));
+    let kept: Vec<String> = (0..100)
+        .map(|index| format!("c{index}"))
+        .take_while(|name| server.run(&["create", "configmap", name, &value], "").status.success())
+        .collect();
+    assert!((5..100).contains(&kept.len()), "{} objects fit", kept.len());
+    let refused = server.fails(&["create", "configmap", "more", &value]);
+    assert!(refused.contains("bytes free, too few for a write"), "{refused}");
+    for name in &kept {
+        server.ok(&["get", "configmap", name]);
+    }
+    server.ok(&["delete", "configmap", &kept[0]]);
+    server.resize_disk(64);
+    server.ok(&["create", "configmap", "more", &value]);
+}

@@ -18,9 +18,30 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_wherry-scheduler")))
+    }
+
+    /// Its state is on a disk of so many MiB. Needs root.
+    pub fn start_on_small_disk(mib: u32) -> Self {
+        let mut command = Command::new("unshare");
+        let script =
+            format!("mkdir \"$1\" && mount -t tmpfs -o size={mib}m none \"$1\" && shift && exec \"$@\"");
+        command.args(["--mount", "sh", "-c", &script, "sh"]);
+        Self::start_by(command)
+    }
+
+    /// Changes the size of the small disk.
+    pub fn resize_disk(&self, mib: u32) {
+        let pid = self.process.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &pid, "mount", "-o", &format!("remount,size={mib}m")]);
+        assert!(command.arg(self.dir.path().join("state")).status().expect("nsenter starts").success());
+    }
+
+    fn start_by(command: Command) -> Self {
         let kubectl = kubectl_binary::find();
         let dir = tempfile::tempdir().expect("makes a directory");
-        let process = launch(dir.path());
+        let process = launch(command, dir.path());
         let server = Self { dir, kubectl, process };
         server.wait_until_ready();
         server
@@ -30,7 +51,7 @@ impl Server {
         self.process.kill().expect("kills");
         self.process.wait().expect("reaps");
         std::fs::remove_file(self.kubeconfig()).expect("removes the kubeconfig");
-        self.process = launch(self.dir.path());
+        self.process = launch(Command::new(env!("CARGO_BIN_EXE_wherry-scheduler")), self.dir.path());
         self.wait_until_ready();
     }
 
@@ -59,7 +80,7 @@ impl Server {
         command
     }
 
-    fn run(&self, args: &[&str], input: &str) -> Output {
+    pub fn run(&self, args: &[&str], input: &str) -> Output {
         let mut child = self.command(args).spawn().expect("kubectl starts");
         let mut stdin = child.stdin.take().expect("is piped");
         stdin.write_all(input.as_bytes()).expect("kubectl reads its input");
@@ -114,11 +135,14 @@ impl Drop for Server {
     }
 }
 
-fn launch(dir: &Path) -> Child {
+/// `by`: the program, or one that takes the state directory and the program.
+fn launch(mut by: Command, dir: &Path) -> Child {
     let log =
         std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("opens the log");
-    Command::new(env!("CARGO_BIN_EXE_wherry-scheduler"))
-        .args(["--listen", "127.0.0.1:0", "--advertise-address", "127.0.0.1"])
+    if by.get_program() != env!("CARGO_BIN_EXE_wherry-scheduler") {
+        by.arg(dir.join("state")).arg(env!("CARGO_BIN_EXE_wherry-scheduler"));
+    }
+    by.args(["--listen", "127.0.0.1:0", "--advertise-address", "127.0.0.1"])
         .arg("--state-dir")
         .arg(dir.join("state"))
         .arg("--run-dir")

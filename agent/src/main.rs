@@ -12,7 +12,6 @@ mod logs;
 mod monitor;
 mod netd;
 mod node;
-mod notify;
 mod pod;
 mod report;
 mod session;
@@ -121,7 +120,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let node = node::Node::start(host.clone(), report.clone(), args.scheduler.clone()).await;
     tokio::spawn(local::serve(listener, host.clone(), inputs.clone()));
     tokio::spawn(session::run(args.scheduler, host, report, inputs));
-    notify::ready();
+    if let Err(err) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(error = %err, "readiness was not told");
+    }
     tracing::info!("ready");
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;

@@ -8,7 +8,6 @@ mod dns;
 mod ipam;
 mod links;
 mod nftables;
-mod notify;
 mod proxy;
 mod server;
 mod service;

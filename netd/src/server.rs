@@ -63,7 +63,9 @@ pub async fn run(run_dir: PathBuf, bridge: String, threads: usize) -> anyhow::Re
     let listener = listen(&server.run_dir.join("netd.sock"))?;
     let (asks, mut asked) = mpsc::channel::<Asked>(64);
     tokio::spawn(accept(listener, asks));
-    crate::notify::ready();
+    if let Err(err) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(error = %err, "readiness was not told");
+    }
     tracing::info!("ready");
     while let Some((body, answer)) = asked.recv().await {
         let teardown = body == RequestBody::Teardown;

@@ -4,7 +4,6 @@
 pub mod api_server;
 pub mod clock;
 pub mod controllers;
-pub mod notify;
 pub mod pki;
 pub mod placement;
 pub mod registry;

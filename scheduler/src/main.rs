@@ -6,7 +6,7 @@ use clap::Parser;
 use scheduler::{
     api_server::{Certificates, Listener, Server},
     clock::Clock,
-    controllers, notify, pki,
+    controllers, pki,
     registry::{self, Cidr, Registry},
     sessions,
     store::Embedded,
@@ -107,7 +107,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let streams = controllers::run(registry.clone(), control_config(&args)).await?;
     let server = Server::new(registry.clone(), Arc::new(streams));
     info!(url, revision = registry.revision(), kubeconfig = %args.kubeconfig.display(), "serving");
-    notify::ready();
+    if let Err(err) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(error = %err, "readiness was not told");
+    }
 
     let renewal = async {
         let mut days = tokio::time::interval(RENEWAL_EVERY);

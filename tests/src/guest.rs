@@ -89,23 +89,24 @@ impl Guest {
 
     /// Runs a shell command as root in the guest.
     pub fn run(&self, script: &str) -> Ended {
-        let key = self.dir.join("key");
+        command::run(self.ssh().args(["root@127.0.0.1", script]), "")
+    }
+
+    fn ssh(&self) -> Command {
         let mut ssh = Command::new("ssh");
-        ssh.args([
-            "-o",
+        let control = format!("ControlPath={}", self.dir.join("ssh").display());
+        let options = [
             "StrictHostKeyChecking=no",
-            "-o",
             "UserKnownHostsFile=/dev/null",
-            "-o",
             "LogLevel=ERROR",
-        ])
-        .args(["-o", "ConnectTimeout=20", "-o", "ControlMaster=auto", "-o", "ControlPersist=60"])
-        .arg("-o")
-        .arg(format!("ControlPath={}", self.dir.join("ssh").display()))
-        .arg("-i")
-        .arg(&key)
-        .args(["-p", &self.port.to_string(), "root@127.0.0.1", script]);
-        command::run(&mut ssh, "")
+            "ConnectTimeout=20",
+            "ControlMaster=auto",
+            "ControlPersist=60",
+            &control,
+        ];
+        ssh.args(options.iter().flat_map(|option| ["-o", option]));
+        ssh.arg("-i").arg(self.dir.join("key")).args(["-p", &self.port.to_string()]);
+        ssh
     }
 
     /// Looks until the command succeeds; its stdout.
@@ -123,6 +124,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // The shared connection of `run`; without it there is none to end.
+        let _ = self.ssh().args(["-O", "exit", "root@127.0.0.1"]).output();
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
         if !std::thread::panicking() {
@@ -178,9 +181,12 @@ fn image() -> PathBuf {
     out
 }
 
+/// The program itself is the child, so that killing it ends it; it also ends with this process.
 fn as_user(program: &str) -> Command {
-    let mut command = Command::new("runuser");
-    command.args(["-u", USER, "--", program]);
+    let mut command = Command::new("setpriv");
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
+    command.args(user).args(["--init-groups", "--pdeathsig=KILL", "--", program]);
+    command.env("HOME", format!("/home/{USER}")).env("USER", USER);
     command
 }
 

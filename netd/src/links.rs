@@ -5,7 +5,10 @@ use netd_protocol::Cidr;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::route::{RouteScope, RouteType},
+    packet_route::{
+        link::{InfoData, InfoVeth},
+        route::{RouteScope, RouteType},
+    },
 };
 use std::{
     fs::File,
@@ -150,15 +153,13 @@ async fn connect_pair(
     plug: &Plug,
     namespace: &OwnedFd,
 ) -> Result<bool, LinkError> {
-    let (host, peer) = (plug.host.as_str(), format!("{}p", plug.host));
+    let host = plug.host.as_str();
     if index(handle, host).await?.is_none() {
-        let made = handle.link().add(LinkVeth::new(host, &peer).build()).execute().await;
+        // Made where it belongs: to move a link to another namespace takes the kernel a dozen milliseconds.
+        let eth0 = LinkUnspec::new_with_name("eth0").setns_by_fd(namespace.as_raw_fd()).build();
+        let pair = LinkVeth::new(host, "").set_info_data(InfoData::Veth(InfoVeth::Peer(eth0))).build();
+        let made = handle.link().add(pair).execute().await;
         made.map_err(failed(format!("make the veth pair {host}")))?;
-    }
-    if let Some(index) = index(handle, &peer).await? {
-        let moved = LinkUnspec::new_with_index(index).setns_by_fd(namespace.as_raw_fd()).name("eth0").build();
-        let moved = handle.link().set(moved).execute().await;
-        moved.map_err(failed("move eth0 into the pod"))?;
     }
     if let Some(index) = index(handle, host).await? {
         let plugged = LinkUnspec::new_with_index(index).controller(bridge).up().build();

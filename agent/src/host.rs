@@ -57,14 +57,28 @@ impl Host {
         self.log_dir.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
     }
 
+    fn remove_logs(&self, uid: &str) -> std::io::Result<()> {
+        let of_pod = |name: &str| name.strip_suffix(uid).is_some_and(|rest| rest.ends_with('_'));
+        for entry in fs::read_dir(&self.log_dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(of_pod) {
+                volumes::remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn log_file(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
         self.pod_logs(pod).join(container).join(format!("{attempt}.log"))
     }
 
-    /// Removes what a pod without a monitor has here: processes, cgroup, snapshots, files. Its logs stay.
-    pub async fn clear_pod(&self, uid: &str) -> Result<(), String> {
+    /// Removes what a pod without a monitor has here: processes, cgroup, snapshots, files, and with `logs` its logs. Its
+    /// directory goes last: as long as it is there, an agent that starts knows that something is left.
+    pub async fn clear_pod(&self, uid: &str, logs: bool) -> Result<(), String> {
         let (host, uid) = (self.clone(), uid.to_owned());
         let cleared = tokio::task::spawn_blocking(move || {
+            if logs {
+                host.remove_logs(&uid).map_err(|err| format!("remove the pod's logs: {err}"))?;
+            }
             monitor::clear(&host.cgroup(&uid), &host.runtime_root(), &uid)
                 .map_err(|err| format!("clear the pod's cgroup: {err}"))?;
             let prefix = format!("{uid}.");

@@ -205,11 +205,12 @@ impl Node {
                     let _ = worker.orders.send(Order::Update(Box::new(pod.clone())));
                 }
                 None => {
-                    let memory = Memory::load(&self.host.dirs(uid).run);
-                    if memory.is_none() && pod.deletion.is_some() && !self.host.dirs(uid).state.exists() {
+                    let dirs = self.host.dirs(uid);
+                    if pod.deletion.is_some() && !dirs.run.exists() && !dirs.state.exists() {
                         self.report.gone(uid);
                         continue;
                     }
+                    let memory = Memory::load(&dirs.run);
                     let worker = worker::spawn(pod.clone(), self.host.clone(), self.report.clone(), memory);
                     self.workers.insert(uid.clone(), worker);
                 }
@@ -239,7 +240,7 @@ impl Node {
 
     async fn clear(&self, uid: &str) -> Result<(), String> {
         end_monitor(&self.host.dirs(uid).run, None).await?;
-        self.host.clear_pod(uid).await
+        self.host.clear_pod(uid, true).await
     }
 
     fn targets(&self) -> Vec<Target> {

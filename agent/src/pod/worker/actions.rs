@@ -471,11 +471,5 @@ async fn tear_down(pod: &Pod, host: &Host, monitor: Option<Monitor>, forget: boo
     if !pod.host_network {
         host.netd.detach(&pod.uid).await?;
     }
-    host.clear_pod(&pod.uid).await?;
-    if !forget {
-        return Ok(());
-    }
-    let logs = host.pod_logs(pod);
-    let removed = tokio::task::spawn_blocking(move || volumes::remove(&logs)).await;
-    removed.map_err(|err| err.to_string())?.map_err(|err| format!("remove the pod's logs: {err}"))
+    host.clear_pod(&pod.uid, forget).await
 }

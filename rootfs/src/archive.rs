@@ -21,19 +21,20 @@ impl ImageStore {
     /// Takes every image of the archive at `path`; `name` is for one that brings none, or instead of the one it brings. Blocks.
     pub fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
         if path.is_dir() {
-            return self.import_dir(path, name);
+            return self.import_dir(path, path, name);
         }
         let staged = self.stage();
         fs::create_dir(&staged).map_err(io_error("create", &staged))?;
         let unpacked =
-            File::open(path).map_err(io_error("open", path)).and_then(|file| unpack(file, &staged));
-        let images = unpacked.and_then(|()| self.import_dir(&staged, name));
+            File::open(path).map_err(io_error("open", path)).and_then(|file| unpack(file, path, &staged));
+        let images = unpacked.and_then(|()| self.import_dir(&staged, path, name));
         // Staging is emptied at the next start at the latest.
         let _ = fs::remove_dir_all(&staged);
         images
     }
 
-    fn import_dir(&self, dir: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
+    /// `given`: what the user named, for errors.
+    fn import_dir(&self, dir: &Path, given: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
         let name = name.map(str::parse::<Reference>).transpose()?;
         if dir.join("index.json").is_file() {
             return self.import_layout(dir, name.as_ref());
@@ -42,7 +43,7 @@ impl ImageStore {
             return self.import_saved(dir, name.as_ref());
         }
         Err(malformed(
-            dir.display().to_string(),
+            given.display().to_string(),
             "is neither an OCI layout (index.json) nor a docker archive (manifest.json)",
         ))
     }
@@ -189,8 +190,13 @@ fn inside(dir: &Path, path: &str) -> Result<PathBuf, ImageError> {
 }
 
 /// Unpacks the regular files of an archive of images; links of `docker save` become copies.
-fn unpack(file: File, target: &Path) -> Result<(), ImageError> {
-    let bad = |err: std::io::Error| malformed("archive", err);
+fn unpack(file: File, given: &Path, target: &Path) -> Result<(), ImageError> {
+    let bad = |err: std::io::Error| {
+        // tar quotes what it could not read, which may be anything.
+        let why = err.to_string();
+        let why = why.lines().next().unwrap_or_default();
+        malformed(given.display().to_string(), format!("is not a tar archive of images: {why}"))
+    };
     let mut archive = tar::Archive::new(file);
     for entry in archive.entries().map_err(bad)? {
         let mut entry = entry.map_err(bad)?;

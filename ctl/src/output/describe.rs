@@ -35,7 +35,14 @@ pub fn describe(value: &Value) -> String {
     text
 }
 
+/// Objects that say nothing when they are empty, unlike `emptyDir: {}`.
+const EMPTY_IS_ABSENT: [&str; 3] = ["lastState", "resources", "securityContext"];
+
 fn entry(text: &mut String, field: &str, value: &Value, depth: usize) {
+    let is_empty = value.as_object().is_some_and(serde_json::Map::is_empty);
+    if value.is_null() || is_empty && EMPTY_IS_ABSENT.contains(&field) {
+        return;
+    }
     let indent = "  ".repeat(depth);
     let label = title(field);
     match value {
@@ -51,14 +58,15 @@ fn entry(text: &mut String, field: &str, value: &Value, depth: usize) {
         Value::Array(items) => {
             text.push_str(&format!("{indent}{label}:\n"));
             for (index, item) in items.iter().enumerate() {
-                let name =
-                    ["name", "type", "mountPath", "port"].iter().find_map(|key| item.get(key)).map(scalar);
-                let heading = name.unwrap_or_else(|| index.to_string());
+                let key =
+                    ["name", "type", "mountPath", "port"].into_iter().find(|key| item.get(key).is_some());
+                let heading = key.map_or_else(|| index.to_string(), |key| scalar(&item[key]));
                 text.push_str(&format!("{indent}  {heading}:\n"));
                 match item {
-                    Value::Object(map) => {
-                        map.iter().for_each(|(field, value)| entry(text, field, value, depth + 2))
-                    }
+                    Value::Object(map) => map
+                        .iter()
+                        .filter(|(field, _)| Some(field.as_str()) != key)
+                        .for_each(|(field, value)| entry(text, field, value, depth + 2)),
                     other => text.push_str(&format!("{indent}    {}\n", scalar(other))),
                 }
             }
@@ -108,11 +116,11 @@ mod tests {
     fn nested_fields_are_indented() {
         let text = describe(&json!({
             "kind": "Pod", "metadata": {"name": "a", "namespace": "b"},
-            "spec": {"containers": [{"name": "web", "args": ["x", "y"]}], "nodeName": "n"},
+            "spec": {"containers": [{"name": "web", "args": ["x", "y"], "resources": {}}], "nodeName": "n"},
         }));
         assert_eq!(
             text,
-            "Name:         a\nNamespace:    b\nLabels:       <none>\nAnnotations:  <none>\nSpec:\n  Containers:\n    web:\n      Args:  x, y\n      Name:  web\n  Node Name:  n\n"
+            "Name:         a\nNamespace:    b\nLabels:       <none>\nAnnotations:  <none>\nSpec:\n  Containers:\n    web:\n      Args:  x, y\n  Node Name:  n\n"
         );
     }
 }

@@ -47,6 +47,10 @@ for manifest in "$here"/*.yaml; do
 done
 ctl rollout status deployment/hello
 ctl rollout status deployment/nginx-deployment
+for pod in nginx-pod app-pod; do
+    timeout 60 sh -c "until ctl get pod $pod | grep -qw Running; do sleep 0.2; done" ||
+        { echo "quickstart: pod $pod does not run; see: ctl describe pod $pod" >&2; exit 1; }
+done
 ctl get pods,services -o wide
 
 node=$(ctl get nodes -o wide | awk 'NR == 2 {print $6}')

@@ -170,7 +170,7 @@ async fn relay(peer: &mut UnixStream, monitor: &mut UnixStream) {
                 MonitorFrame::Close { channel } => (StreamFrame::Close { channel }, false),
                 MonitorFrame::Resize { width, height } => (StreamFrame::Resize { width, height }, false),
                 MonitorFrame::Exit(exit) => (StreamFrame::Exit { code: exit.code }, true),
-                MonitorFrame::Failed { code: 126 | 127, message } => {
+                MonitorFrame::Failed { code: code @ (126 | 127), message } => {
                     // As a shell would: the reason on stderr, the code as exit code.
                     let bytes = format!("{message}\n").into_bytes();
                     let told =
@@ -178,7 +178,7 @@ async fn relay(peer: &mut UnixStream, monitor: &mut UnixStream) {
                     if told.is_err() {
                         return;
                     }
-                    (StreamFrame::Exit { code: if message.contains("not found") { 127 } else { 126 } }, true)
+                    (StreamFrame::Exit { code }, true)
                 }
                 MonitorFrame::Failed { message, .. } => {
                     (StreamFrame::Failed { not_found: false, message }, true)

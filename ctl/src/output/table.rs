@@ -10,6 +10,8 @@ const CELL_CHARS_MIN: usize = 8;
 #[derive(Default)]
 pub struct Table {
     widths: Vec<usize>,
+    /// Columns are narrower than what is in them, so that lines fit the terminal.
+    fitted: bool,
     columns: Vec<usize>,
     header: Vec<String>,
 }
@@ -90,9 +92,7 @@ impl Table {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        if let Some(limit) = options.terminal_chars {
-            fit(&mut self.widths, limit);
-        }
+        self.fitted = options.terminal_chars.is_some_and(|limit| fit(&mut self.widths, limit));
     }
 
     fn line(&self, cells: &[String]) -> String {
@@ -100,7 +100,8 @@ impl Table {
         for (index, (cell, &width)) in cells.iter().zip(&self.widths).enumerate() {
             let last = index + 1 == cells.len();
             let chars = cell.chars().count();
-            if chars > width && self.cut() {
+            // Later rows of a watch may be wider than the first: they are cut only where the table was fitted.
+            if chars > width && self.fitted {
                 line.extend(cell.chars().take(width.saturating_sub(1)));
                 line.push('…');
             } else {
@@ -114,20 +115,20 @@ impl Table {
         line.push('\n');
         line
     }
-
-    /// Later rows of a watch may be wider than the first ones; they are cut only where the table was fitted.
-    fn cut(&self) -> bool {
-        self.widths.iter().sum::<usize>() > 0
-    }
 }
 
-/// Takes characters from the widest columns until the line fits.
-fn fit(widths: &mut [usize], limit: usize) {
+/// Takes characters from the widest columns until the line fits; true when it took any.
+fn fit(widths: &mut [usize], limit: usize) -> bool {
     let gaps = GAP * widths.len().saturating_sub(1);
+    let mut cut = false;
     while widths.iter().sum::<usize>() + gaps > limit {
-        let Some(widest) = widths.iter_mut().max().filter(|width| **width > CELL_CHARS_MIN) else { return };
+        let Some(widest) = widths.iter_mut().max().filter(|width| **width > CELL_CHARS_MIN) else {
+            return cut;
+        };
         *widest -= 1;
+        cut = true;
     }
+    cut
 }
 
 #[cfg(test)]

@@ -26,18 +26,11 @@ struct Rule {
     access: i32,
 }
 
-/// Character devices that every container may use: null, zero, full, random, urandom, tty, console, ptmx, pts.
-const DEFAULT: [(i32, Option<i32>); 9] = [
-    (1, Some(3)),
-    (1, Some(5)),
-    (1, Some(7)),
-    (1, Some(8)),
-    (1, Some(9)),
-    (5, Some(0)),
-    (5, Some(1)),
-    (5, Some(2)),
-    (136, None),
-];
+/// The minors of major 1 that every container may use, as bits: null, zero, full, random, urandom.
+const MEMORY_MINORS: i32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9;
+/// Major 5: tty, console, ptmx are minors 0 to 2.
+const TERMINALS: i32 = 5;
+const PTS: i32 = 136;
 
 /// Puts the rules in force for the group. A host whose kernel does not let us is an error only where config.json has rules of its own.
 pub fn apply(cgroup: &Cgroup, listed: Option<&[LinuxDeviceCgroup]>) -> Result<(), CgroupError> {
@@ -54,18 +47,7 @@ pub fn apply(cgroup: &Cgroup, listed: Option<&[LinuxDeviceCgroup]>) -> Result<()
 }
 
 fn rules(listed: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, CgroupError> {
-    let mut rules = listed.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
-    for kind in [BLOCK, CHARACTER] {
-        rules.push(Rule { allow: true, kind: Some(kind), major: None, minor: None, access: MKNOD });
-    }
-    rules.extend(DEFAULT.map(|(major, minor)| Rule {
-        allow: true,
-        kind: Some(CHARACTER),
-        major: Some(major),
-        minor,
-        access: EVERYTHING,
-    }));
-    Ok(rules)
+    listed.iter().map(rule).collect()
 }
 
 fn rule(listed: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
@@ -100,6 +82,7 @@ fn rule(listed: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
 fn program(rules: &[Rule]) -> Vec<Instruction> {
     let mut program =
         vec![load(2, 0), copy(3, 2), and(2, 0xffff), shift_right(3, 16), load(4, 4), load(5, 8)];
+    program.extend(defaults());
     for rule in rules.iter().rev() {
         let mut block = Vec::new();
         let numbers = [(2, rule.kind), (4, rule.major), (5, rule.minor)];
@@ -109,9 +92,9 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
         let access: &[Instruction] = match (rule.access, rule.allow) {
             (EVERYTHING, _) => &[],
             (access, true) => &[copy(1, 3), and(1, access), jump_unless_same(1, 3)],
-            (access, false) => &[copy(1, 3), and(1, access), jump_if(1, 0)],
+            (access, false) => &[copy(1, 3), and(1, access), jump(EQUAL, 1, 0, NEXT)],
         };
-        block.extend(tests.iter().map(|&(register, value)| jump_unless(register, value)));
+        block.extend(tests.iter().map(|&(register, value)| jump(NOT_EQUAL, register, value, NEXT)));
         block.extend(access);
         block.extend([set(0, i32::from(rule.allow)), EXIT]);
         // Every jump leads behind the block.
@@ -130,6 +113,32 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
     program.extend([set(0, 0), EXIT]);
     program
 }
+
+/// Allows making any node, and everything on the default devices; falls through for the rest.
+fn defaults() -> [Instruction; 16] {
+    [
+        jump(NOT_EQUAL, 3, MKNOD, 2),
+        set(0, 1),
+        EXIT,
+        jump(NOT_EQUAL, 2, CHARACTER, 12),
+        jump(EQUAL, 4, PTS, 9),
+        jump(EQUAL, 4, TERMINALS, 7),
+        jump(NOT_EQUAL, 4, 1, 9),
+        jump(GREATER, 5, 9, 8),
+        set(1, MEMORY_MINORS),
+        instruction(0x7f, 1 | 5 << 4, 0, 0),
+        and(1, 1),
+        jump(EQUAL, 1, 0, 4),
+        instruction(0x05, 0, 1, 0),
+        jump(GREATER, 5, 2, 2),
+        set(0, 1),
+        EXIT,
+    ]
+}
+
+const EQUAL: u8 = 0x15;
+const GREATER: u8 = 0x25;
+const NOT_EQUAL: u8 = 0x55;
 
 /// Stands for "behind this block" until the block's length is known.
 const NEXT: i16 = i16::MAX;
@@ -159,12 +168,8 @@ fn set(register: u8, value: i32) -> Instruction {
     instruction(0xb7, register, 0, value)
 }
 
-fn jump_if(register: u8, value: i32) -> Instruction {
-    instruction(0x15, register, NEXT, value)
-}
-
-fn jump_unless(register: u8, value: i32) -> Instruction {
-    instruction(0x55, register, NEXT, value)
+fn jump(test: u8, register: u8, value: i32, offset: i16) -> Instruction {
+    instruction(test, register, offset, value)
 }
 
 fn jump_unless_same(a: u8, b: u8) -> Instruction {
@@ -203,7 +208,13 @@ mod tests {
                     registers[to] = immediate as u64;
                     false
                 }
+                0x7f => {
+                    registers[to] >>= registers[from];
+                    false
+                }
+                0x05 => true,
                 0x15 => registers[to] == immediate as u64,
+                0x25 => registers[to] > immediate as u64,
                 0x55 => registers[to] != immediate as u64,
                 0x5d => registers[to] != registers[from],
                 0x95 => return registers[0] == 1,
@@ -226,6 +237,12 @@ mod tests {
         let no_writing = r#"[{"allow": true}, {"allow": false, "type": "b", "access": "w"}]"#;
         let cases = [
             ("null is always there", deny, (CHARACTER, 1, 3, READ | WRITE), true),
+            ("urandom", deny, (CHARACTER, 1, 9, READ), true),
+            ("memory", deny, (CHARACTER, 1, 1, READ), false),
+            ("the kernel's log", deny, (CHARACTER, 1, 11, READ), false),
+            ("far from null", deny, (CHARACTER, 1, 67, READ), false),
+            ("ptmx", deny, (CHARACTER, 5, 2, READ | WRITE), true),
+            ("beyond ptmx", deny, (CHARACTER, 5, 3, READ), false),
             ("every pts", deny, (CHARACTER, 136, 77, READ), true),
             ("making is not opening", deny, (BLOCK, 8, 0, MKNOD), true),
             ("a disk", deny, (BLOCK, 8, 0, READ), false),

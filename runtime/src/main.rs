@@ -10,8 +10,9 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let protected = commands::protect();
     let cli = commands::Cli::parse();
-    match commands::protect(&cli).and_then(|()| commands::run(&cli)) {
+    match protected.and_then(|()| commands::run(&cli)) {
         Ok(code) => ExitCode::from(code),
         Err(err) => {
             let message = runtime::container::chain(&err);

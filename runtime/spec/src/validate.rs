@@ -14,14 +14,6 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
     if let Some(process) = spec.process() {
         require(process.args().as_ref().is_some_and(|args| !args.is_empty()), "process.args", "is empty")?;
         require(process.cwd().is_absolute(), "process.cwd", "is not absolute")?;
-        require(
-            process.apparmor_profile().is_none(),
-            "process.apparmorProfile",
-            "AppArmor is not supported",
-        )?;
-        require(process.selinux_label().is_none(), "process.selinuxLabel", "SELinux is not supported")?;
-        require(process.io_priority().is_none(), "process.ioPriority", "is not supported")?;
-        require(process.scheduler().is_none(), "process.scheduler", "is not supported")?;
         for (index, variable) in process.env().iter().flatten().enumerate() {
             require(
                 variable.contains('=') && !variable.contains('\0'),
@@ -35,11 +27,6 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
             !mount.destination().as_os_str().is_empty(),
             &format!("mounts[{index}].destination"),
             "is empty",
-        )?;
-        require(
-            mount.uid_mappings().is_none() && mount.gid_mappings().is_none(),
-            &format!("mounts[{index}].uidMappings"),
-            "idmapped mounts are not supported",
         )?;
     }
     linux(spec)
@@ -63,23 +50,28 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
             &format!("{at}.path"),
             "is not absolute",
         )?;
-        require(namespace.typ() != LinuxNamespaceType::Time, &at, "time namespaces are not supported")?;
         seen.push(namespace.typ());
     }
     require(seen.contains(&LinuxNamespaceType::Mount), "linux.namespaces", "a mount namespace is needed")?;
     let has_user = seen.contains(&LinuxNamespaceType::User);
     let mapped = linux.uid_mappings().iter().flatten().count() > 0;
     require(!mapped || has_user, "linux.uidMappings", "needs a user namespace")?;
-    require(linux.mount_label().is_none(), "linux.mountLabel", "SELinux is not supported")?;
     require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
-    require(
-        linux.time_offsets().iter().flatten().count() == 0,
-        "linux.timeOffsets",
-        "time namespaces are not supported",
-    )?;
+    let new_time = linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Time && namespace.path().is_none());
+    for clock in linux.time_offsets().iter().flatten().map(|(clock, _)| clock) {
+        require(new_time, "linux.timeOffsets", "needs a new time namespace")?;
+        require(
+            ["monotonic", "boottime"].contains(&clock.as_str()),
+            "linux.timeOffsets",
+            &format!("{clock:?}: allowed are monotonic and boottime"),
+        )?;
+    }
     require(linux.net_devices().iter().flatten().count() == 0, "linux.netDevices", "is not supported")?;
     require(linux.memory_policy().is_none(), "linux.memoryPolicy", "is not supported")?;
-    require(linux.personality().is_none(), "linux.personality", "is not supported")?;
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
         require(
             !name.is_empty() && !name.split(['.', '/']).any(|part| part.is_empty() || part == ".."),
@@ -119,11 +111,7 @@ mod tests {
             ("/process/args", json!([]), "process.args"),
             ("/process/cwd", json!("tmp"), "process.cwd"),
             ("/process/env", json!(["A"]), "process.env[0]"),
-            (
-                "/process/ioPriority",
-                json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
-                "process.ioPriority",
-            ),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}), "linux.memoryPolicy"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),
             ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces"),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "linux.namespaces[1]"),

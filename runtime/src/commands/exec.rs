@@ -5,7 +5,7 @@ use clap::Args;
 use runtime::container::{self, ContainerError, ExecOptions, Stdio};
 use runtime_spec::{
     ContainerId,
-    oci::{Process, UserBuilder},
+    oci::{Capabilities, Capability, LinuxCapabilities, Process, UserBuilder},
 };
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use std::{
 pub struct ExecArgs {
     id: ContainerId,
     /// process.json; otherwise the container's own process with other arguments
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["env", "cwd", "user", "additional_gids", "args", "tty"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["env", "cwd", "user", "additional_gids", "args", "tty", "cap", "no_new_privs", "apparmor", "process_label"])]
     process: Option<PathBuf>,
     /// Set an environment variable
     #[arg(short, long, value_name = "NAME=VALUE")]
@@ -33,6 +33,21 @@ pub struct ExecArgs {
     /// Give it a terminal
     #[arg(short, long)]
     tty: bool,
+    /// A capability in addition to the container's
+    #[arg(short, long, value_name = "CAP")]
+    cap: Vec<String>,
+    /// It can gain no privileges
+    #[arg(long)]
+    no_new_privs: bool,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Also in a paused container, where it waits
+    #[arg(long)]
+    ignore_paused: bool,
     /// Write its pid to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -54,8 +69,8 @@ pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
     if process.terminal() == Some(true) && args.console_socket.is_none() {
         return Err(refused("the process has a terminal, but no --console-socket is given"));
     }
-    let preserve_fds = args.preserve_fds;
-    let options = ExecOptions { id, state_root: root, process, stdio: Stdio::Inherit, preserve_fds };
+    let (preserve_fds, paused) = (args.preserve_fds, args.ignore_paused);
+    let options = ExecOptions { id, state_root: root, process, stdio: Stdio::Inherit, preserve_fds, paused };
     let mut created = container::exec(options)?;
     write_pid(args.pid_file.as_deref(), created.pid)?;
     hand_over(args.console_socket.as_deref(), created.terminal.take())?;
@@ -77,12 +92,48 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
     if let Some(cwd) = &args.cwd {
         process.set_cwd(cwd.clone());
     }
+    if !args.cap.is_empty() {
+        process.set_capabilities(Some(more_capabilities(process.capabilities().as_ref(), &args.cap)?));
+    }
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if args.apparmor.is_some() {
+        process.set_apparmor_profile(args.apparmor.clone());
+    }
+    if args.process_label.is_some() {
+        process.set_selinux_label(args.process_label.clone());
+    }
     let (uid, gid) = args.user.unwrap_or((process.user().uid(), process.user().gid()));
     let mut groups = process.user().additional_gids().clone().unwrap_or_default();
     groups.extend(&args.additional_gids);
     let user = UserBuilder::default().uid(uid).gid(gid).additional_gids(groups).build();
     process.set_user(user.expect("every field that is needed is set"));
     Ok(process)
+}
+
+/// The container's sets with further ones in bounding, effective and permitted; ambient and inheritable stay (CVE-2022-29162).
+fn more_capabilities(
+    own: Option<&LinuxCapabilities>,
+    names: &[String],
+) -> Result<LinuxCapabilities, ContainerError> {
+    let mut sets = own.cloned().unwrap_or_default();
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        let capability: Capability = bare
+            .parse()
+            .map_err(|_| refused(&format!("--cap {name:?} is no capability: see capabilities(7)")))?;
+        let with = |set: &Option<Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(capability);
+            Some(set)
+        };
+        let (bounding, effective, permitted) =
+            (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+        sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    }
+    Ok(sets)
 }
 
 /// `1000` or `1000:1000`; names are the image's business, and -1 means "leave it" to the kernel.

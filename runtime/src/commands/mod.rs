@@ -1,20 +1,24 @@
 //! The commands: arguments, and which function of the library each is.
 
+mod create;
+mod events;
 mod exec;
 mod features;
+mod list;
 mod spec;
+mod update;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::{
     signal::{SigSet, Signal},
     wait::{Id, WaitPidFlag, WaitStatus, waitid},
 };
 use runtime::{
     clock,
-    container::{self, ContainerError, CreateOptions, Created, Stdio},
+    container::{self, ContainerError, Created},
 };
 use runtime_spec::ContainerId;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     fs, io,
     io::Write,
@@ -23,19 +27,34 @@ use std::{
 };
 
 #[derive(Debug, Parser)]
-#[command(name = "wherry-runtime", version, about = "An OCI runtime, and the monitor of Wherry's pods")]
+#[command(name = "wherry-runtime", version, long_version = VERSION, about = "An OCI runtime, and the monitor of Wherry's pods")]
 pub struct Cli {
-    /// Where the state of containers is kept
-    #[arg(long, global = true, default_value = "/run/wherry/runtime", value_name = "DIR")]
-    root: PathBuf,
+    /// Where the state of containers is kept [default: /run/wherry/runtime, of an ordinary user below $XDG_RUNTIME_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// Write errors to this file too
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// Let systemd make cgroups: linux.cgroupsPath is slice:prefix:name
+    #[arg(long, global = true)]
+    systemd_cgroup: bool,
+    /// Taken for the sake of callers of other runtimes; there is no more to tell
+    #[arg(long, global = true, hide = true)]
+    debug: bool,
+    /// As --debug
+    #[arg(long, global = true, hide = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// As --debug; whether a user is an ordinary one is seen
+    #[arg(long, global = true, hide = true, value_name = "BOOL")]
+    rootless: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
+
+/// As docker and podman parse it.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -43,37 +62,14 @@ enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Args)]
-struct CreateArgs {
-    id: ContainerId,
-    /// Directory with config.json
-    #[arg(short, long, default_value = ".", value_name = "DIR")]
-    bundle: PathBuf,
-    /// Write the first process's pid to this file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Socket that is sent the terminal's master
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-    /// Pass this many descriptors on, from 3
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    preserve_fds: u32,
-    /// Keep the caller's session keyring
-    #[arg(long)]
-    no_new_keyring: bool,
-    /// Refused: without pivot_root the host's root stays in reach
-    #[arg(long)]
-    no_pivot: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create a container; its program waits for `start`
-    Create(CreateArgs),
+    Create(create::CreateArgs),
     /// Run the program of a created container
     Start { id: ContainerId },
     /// Create, start, wait and delete
-    Run(CreateArgs),
+    Run(create::RunArgs),
     /// Print the state of a container
     State { id: ContainerId },
     /// Send a signal to a container's first process
@@ -95,19 +91,17 @@ enum Command {
     /// Run a further process in a container
     Exec(exec::ExecArgs),
     /// List containers
-    List {
-        #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
-        format: String,
-        /// Ids only
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    List(list::ListArgs),
     /// Stop every process of a container
     Pause { id: ContainerId },
     /// Let the processes of a paused container go on
     Resume { id: ContainerId },
     /// List the processes of a container
-    Ps { id: ContainerId },
+    Ps(list::PsArgs),
+    /// Change the limits of a container
+    Update(Box<update::UpdateArgs>),
+    /// Print what a container uses, and when it runs out of memory
+    Events(events::EventsArgs),
     /// Write a config.json to start from
     Spec(spec::SpecArgs),
     /// Print what this runtime supports
@@ -120,47 +114,43 @@ enum Command {
     },
 }
 
-/// Before a command that makes processes in containers: see [`runtime::self_protection`].
-pub fn protect(cli: &Cli) -> Result<(), ContainerError> {
-    match cli.command {
-        Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Monitor { .. } => {
-            runtime::self_protection::protect()
-                .map_err(io_error("run from a read-only mount", Path::new("/proc/self/exe")))
-        }
-        _ => Ok(()),
+/// Before a command that makes processes in containers: see [`runtime::self_protection`]. By the words alone, so that they are parsed once.
+pub fn protect() -> Result<(), ContainerError> {
+    let makes = ["create", "run", "exec", "monitor"];
+    if !std::env::args_os().skip(1).any(|word| makes.iter().any(|name| word == *name)) {
+        return Ok(());
     }
+    runtime::self_protection::protect()
+        .map_err(io_error("run from a read-only mount", Path::new("/proc/self/exe")))
+}
+
+/// Where state is kept unless `--root` says otherwise.
+fn default_root() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::getuid().is_root());
+    own.map_or_else(|| PathBuf::from("/run/wherry/runtime"), |dir| Path::new(&dir).join("wherry-runtime"))
 }
 
 /// Runs the command; gives the exit code.
 pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
-    let root = cli.root.as_path();
+    let root = &cli.root.clone().unwrap_or_else(default_root);
     match &cli.command {
-        Command::Create(args) => create(root, args).map(|_| 0),
+        Command::Create(args) => create::create(root, args, cli.systemd_cgroup, false).map(|_| 0),
         Command::Start { id } => container::start(root, id).map(|()| 0),
-        Command::Run(args) => run_to_end(root, args),
-        Command::State { id } => {
-            let view = container::state(root, id)?;
-            print(&format!("{:#}\n", view.record.oci(view.status).to_json()))
-        }
+        Command::Run(args) => create::run(root, args, cli.systemd_cgroup),
+        Command::State { id } => list::state(root, id),
         Command::Kill { id, signal, all } => {
             container::signal(root, id, parse_signal(signal)?, *all).map(|()| 0)
         }
         Command::Delete { id, force } => container::delete(root, id, *force).map(|()| 0),
         Command::Exec(args) => exec::run(root, args),
-        Command::List { quiet: true, .. } => {
-            let ids: Vec<String> =
-                container::list(root)?.iter().map(|view| format!("{}\n", view.record.id)).collect();
-            print(&ids.concat())
-        }
-        Command::List { format, .. } => list(root, format == "json"),
+        Command::List(args) => list::list(root, args),
         Command::Spec(args) => spec::run(args),
         Command::Features => print(&format!("{:#}\n", features::features())),
         Command::Pause { id } => container::pause(root, id).map(|()| 0),
         Command::Resume { id } => container::resume(root, id).map(|()| 0),
-        Command::Ps { id } => {
-            let cgroup = runtime::cgroup::Cgroup::at(container::state(root, id)?.record.cgroup);
-            print(&format!("{}\n", json!(cgroup.processes())))
-        }
+        Command::Ps(args) => list::ps(root, args),
+        Command::Update(args) => update::run(root, args),
+        Command::Events(args) => events::run(root, args),
         Command::Monitor { dir } => runtime::monitor::daemonize(dir).map(|()| 0),
     }
 }
@@ -171,7 +161,9 @@ pub fn report(cli: &Cli, message: &str) {
     let Some(path) = &cli.log else { return };
     let line = match cli.log_format {
         LogFormat::Text => format!("level=error msg={message:?}\n"),
-        LogFormat::Json => format!("{}\n", json!({ "level": "error", "msg": message, "time": time() })),
+        LogFormat::Json => {
+            format!("{}\n", json!({ "level": "error", "msg": message, "time": time(clock::now_ns()) }))
+        }
     };
     // A log that cannot be written is no reason to lose the exit code.
     let _ = fs::File::options()
@@ -181,43 +173,10 @@ pub fn report(cli: &Cli, message: &str) {
         .and_then(|mut file| file.write_all(line.as_bytes()));
 }
 
-fn time() -> String {
-    let now = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(clock::now_ns()));
-    now.ok()
-        .and_then(|now| now.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
-}
-
-fn create(root: &Path, args: &CreateArgs) -> Result<Created, ContainerError> {
-    if args.no_pivot {
-        return Err(refused("--no-pivot is not supported: the host's root would stay in reach"));
-    }
-    let bundle = args.bundle.canonicalize().map_err(io_error("find the bundle", &args.bundle))?;
-    let preserve_fds = args.preserve_fds;
-    let options = CreateOptions {
-        id: &args.id,
-        bundle: &bundle,
-        state_root: root,
-        overlay: None,
-        stdio: Stdio::Inherit,
-        preserve_fds,
-        new_keyring: !args.no_new_keyring,
-    };
-    let mut created = container::create(options)?;
-    let handed = write_pid(args.pid_file.as_deref(), created.pid)
-        .and_then(|()| hand_over(args.console_socket.as_deref(), created.terminal.take()));
-    if let Err(err) = handed {
-        container::delete(root, &args.id, true)?;
-        return Err(err);
-    }
-    Ok(created)
-}
-
-fn run_to_end(root: &Path, args: &CreateArgs) -> Result<u8, ContainerError> {
-    let created = create(root, args)?;
-    let ended = container::start(root, &args.id).and_then(|()| attended(&created));
-    container::delete(root, &args.id, true)?;
-    ended
+/// RFC 3339.
+fn time(ns: u64) -> String {
+    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ns));
+    at.ok().and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
 }
 
 /// Waits for the process, passing signals on; its exit code as a shell has it.
@@ -251,25 +210,6 @@ fn attended(created: &Created) -> Result<u8, ContainerError> {
             let _ = runtime_sys::process::pidfd_send_signal(created.pidfd.as_fd(), signal as i32);
         }
     }
-}
-
-fn list(root: &Path, as_json: bool) -> Result<u8, ContainerError> {
-    let views = container::list(root)?;
-    if as_json {
-        let rows: Vec<Value> = views.iter().map(|view| view.record.oci(view.status).to_json()).collect();
-        return print(&format!("{}\n", Value::from(rows)));
-    }
-    let mut text = format!("{:<40} {:<8} {:<9} BUNDLE\n", "ID", "PID", "STATUS");
-    for view in &views {
-        let (record, status) = (&view.record, view.status.to_string());
-        text.push_str(&format!(
-            "{:<40} {:<8} {status:<9} {}\n",
-            record.id.to_string(),
-            record.pid,
-            record.bundle.display()
-        ));
-    }
-    print(&text)
 }
 
 fn print(text: &str) -> Result<u8, ContainerError> {

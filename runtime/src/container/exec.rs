@@ -1,13 +1,14 @@
 //! Running a further process in a container.
 
-use super::{ContainerError, Created, Record, Stdio, io_error, kernel};
+use super::{ContainerError, Created, Record, Stdio, birth, io_error, kernel};
 use crate::{
     cgroup::Cgroup,
     init::{
-        self, InitError,
+        self, FromHost, InitError,
         channel::{self, Channel, FromInit},
         has_namespace,
     },
+    lsm::OnExec,
     mounts::devices,
     seccomp,
 };
@@ -26,7 +27,7 @@ use std::{
     convert::Infallible,
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -38,6 +39,8 @@ pub struct ExecOptions<'a> {
     pub process: Process,
     pub stdio: Stdio,
     pub preserve_fds: u32,
+    /// Also while the container is paused.
+    pub paused: bool,
 }
 
 /// The process of the container's own config.json with other arguments.
@@ -53,16 +56,15 @@ pub fn process_like(spec: &Spec, args: Vec<String>, terminal: bool) -> Process {
 pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     let record = Record::load(options.state_root, options.id)?;
     let status = record.status(options.state_root);
-    if !matches!(status, Status::Running | Status::Created) {
+    let ready = matches!(status, Status::Running | Status::Created);
+    if !(ready || status == Status::Paused && options.paused) {
         return Err(ContainerError::WrongState { what: "exec in", id: options.id.clone(), status });
     }
     let spec = runtime_spec::load(&record.bundle)?;
     let mut options = options;
     inherit(&mut options.process, &spec);
-    let filters = match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        Some(profile) => seccomp::compile(profile).map_err(InitError::from)?,
-        None => Vec::new(),
-    };
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(seccomp::compile).transpose().map_err(InitError::from)?;
     let container = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;
     if record.status(options.state_root) == Status::Stopped {
         return Err(ContainerError::WrongState {
@@ -71,27 +73,20 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
             status: Status::Stopped,
         });
     }
-    let cgroup = Cgroup::at(&record.cgroup).open()?;
+    let cgroup = match record.cgroup.as_os_str().is_empty() {
+        true => None,
+        false => Some(Cgroup::at(&record.cgroup).open()?),
+    };
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
-    // Only children are born into a pid namespace that is joined; so it is joined for as long as one is made.
-    let own = Path::new("/proc/self/ns/pid_for_children");
-    let own_pids = File::open(own).map_err(io_error("open", own))?;
-    setns(&container, CloneFlags::CLONE_NEWPID)
-        .map_err(|err| kernel("join the pid namespace")(err.into()))?;
-    let cloned = clone3(0, Some(cgroup.as_fd()));
-    if let Ok(Clone::Child) = cloned {
+    let cloned = clone_into(&container, &spec, cgroup.as_ref().map(AsFd::as_fd))?;
+    let Clone::Parent { pid, pidfd } = cloned else {
         drop(parent);
-        let Err(err) = run(options, &spec, &container, &filters, &child);
+        let Err(err) = run(options, &spec, &record, &container, filter.as_ref(), &child);
         // Whoever waits sees the end of this process, if not this.
         let _ = child.send(&FromInit::Failed { code: err.exit_code(), message: super::chain(&err) });
         std::process::exit(i32::from(err.exit_code()));
-    }
-    setns(&own_pids, CloneFlags::CLONE_NEWPID)
-        .map_err(|err| kernel("go back to the own pid namespace")(err.into()))?;
-    drop(child);
-    let Clone::Parent { pid, pidfd } = cloned.map_err(kernel("clone3"))? else {
-        return Err(kernel("clone3")(io::ErrorKind::Other.into()));
     };
+    drop(child);
     match wait_exec(&parent) {
         Ok(terminal) => Ok(Created { pid, pidfd, terminal }),
         Err(err) => {
@@ -99,6 +94,31 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
             Err(err)
         }
     }
+}
+
+/// Makes a child in the container's pid namespace. Only children are born into one that is joined, so it is joined for as long as one is made; a user
+/// namespace cannot be left again, so there a process between does it.
+fn clone_into(
+    container: &OwnedFd,
+    spec: &Spec,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Clone, ContainerError> {
+    let enter = |flags: CloneFlags| {
+        setns(container, flags).map_err(|err| kernel("join the container's pid namespace")(err.into()))
+    };
+    if has_namespace(spec, LinuxNamespaceType::User) {
+        let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
+        return birth::inside(|| enter(both), 0, cgroup);
+    }
+    let own = Path::new("/proc/self/ns/pid_for_children");
+    let own_pids = File::open(own).map_err(io_error("open", own))?;
+    enter(CloneFlags::CLONE_NEWPID)?;
+    let cloned = clone3(0, cgroup).map_err(kernel("clone3"));
+    if !matches!(cloned, Ok(Clone::Child)) {
+        setns(&own_pids, CloneFlags::CLONE_NEWPID)
+            .map_err(|err| kernel("go back to the own pid namespace")(err.into()))?;
+    }
+    cloned
 }
 
 /// What a process.json does not say about privileges is as for the container's own process, never more.
@@ -109,6 +129,9 @@ fn inherit(process: &mut Process, spec: &Spec) {
     }
     if process.no_new_privileges().is_none() {
         process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
     }
     if process.rlimits().is_none() {
         process.set_rlimits(own.rlimits().clone());
@@ -135,8 +158,9 @@ fn wait_exec(channel: &Channel) -> Result<Option<OwnedFd>, ContainerError> {
 fn run(
     options: ExecOptions<'_>,
     spec: &Spec,
+    record: &Record,
     container: &OwnedFd,
-    filters: &[seccompiler::BpfProgram],
+    filter: Option<&seccomp::Filter>,
     channel: &Channel,
 ) -> Result<Infallible, InitError> {
     let io = |what: &str| {
@@ -146,17 +170,21 @@ fn run(
     channel.wait_go().map_err(io("wait for the parent"))?;
     init::identity::oom_score(&options.process)?;
     SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
+    let affinity = options.process.exec_cpu_affinity().as_ref();
+    init::scheduling::pin(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref()))?;
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let host =
+        FromHost { labels: OnExec::open(&options.process)?, listener: seccomp::Listener::connect(profile)? };
     let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWCGROUP
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS;
-    let user_namespace = has_namespace(spec, LinuxNamespaceType::User);
-    if user_namespace {
-        namespaces |= CloneFlags::CLONE_NEWUSER;
+    if has_namespace(spec, LinuxNamespaceType::Time) {
+        namespaces |= CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
     }
     setns(container, namespaces).map_err(|err| io("join the container's namespaces")(err.into()))?;
-    if user_namespace {
+    if has_namespace(spec, LinuxNamespaceType::User) {
         init::identity::become_root()?;
     }
     init::new_keyring(&format!("_ses.{}", options.id))?;
@@ -172,5 +200,6 @@ fn run(
     } else {
         init::attach_stdio(options.stdio).map_err(io("attach the standard streams"))?;
     }
-    init::become_program(&options.process, filters, options.preserve_fds)
+    init::scheduling::personality(spec)?;
+    init::become_program(&options.process, filter, host, &record.oci(Status::Running), options.preserve_fds)
 }

@@ -1,9 +1,12 @@
 //! What can be done with a container that exists.
 
 use super::{ContainerError, Record, View, io_error, kernel};
-use crate::{cgroup::Cgroup, clock, hooks};
+use crate::{
+    cgroup::{Cgroup, Scope, limits},
+    clock,
+};
 use nix::sys::signal::{Signal, kill};
-use runtime_spec::{ContainerId, Status};
+use runtime_spec::{ContainerId, Status, oci::LinuxResources};
 use runtime_sys::process::{pidfd_open, pidfd_send_signal};
 use std::{
     fs, io,
@@ -35,9 +38,7 @@ pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> 
     if let Some((&code, message)) = answer.split_first() {
         return Err(ContainerError::Init { code, message: String::from_utf8_lossy(message).into_owned() });
     }
-    let hooks = runtime_spec::load(&record.bundle).ok().and_then(|spec| spec.hooks().clone());
-    let poststart = hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
-    Ok(hooks::run("poststart", poststart, &record.oci(Status::Running))?)
+    Ok(record.run_hooks("poststart", Status::Running)?)
 }
 
 /// Sends a signal to the first process, or with `all` to every process; a stopped container is an error unless `all`.
@@ -45,11 +46,10 @@ pub fn signal(state_root: &Path, id: &ContainerId, signal: Signal, all: bool) ->
     let running = |status| matches!(status, Status::Created | Status::Running | Status::Paused);
     if all {
         let record = Record::load(state_root, id)?;
-        let cgroup = Cgroup::at(&record.cgroup);
-        if signal == Signal::SIGKILL {
-            return Ok(cgroup.kill()?);
+        if signal == Signal::SIGKILL && !record.cgroup.as_os_str().is_empty() {
+            return Ok(Cgroup::at(&record.cgroup).kill()?);
         }
-        for pid in cgroup.processes() {
+        for pid in record.processes() {
             // One that has just ended needs no signal.
             let _ = kill(nix::unistd::Pid::from_raw(pid), signal);
         }
@@ -78,10 +78,8 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Co
     if !record.cgroup.as_os_str().is_empty() {
         Cgroup::at(&record.cgroup).remove()?;
     }
-    let hooks = runtime_spec::load(&record.bundle).ok().and_then(|spec| spec.hooks().clone());
-    let poststop = hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
     // A hook that fails is reported by its own output; the container goes all the same (runtime.md, step 13).
-    let _ = hooks::run("poststop", poststop, &record.oci(Status::Stopped));
+    let _ = record.run_hooks("poststop", Status::Stopped);
     let dir = Record::dir(state_root, id);
     match fs::remove_dir_all(&dir) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", dir)(err)),
@@ -92,7 +90,7 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Co
 /// Kills the first process by descriptor and waits for its end.
 fn stop(record: &Record, state_root: &Path) -> Result<(), ContainerError> {
     let cgroup = Cgroup::at(&record.cgroup);
-    if cgroup.frozen() {
+    if !record.cgroup.as_os_str().is_empty() && cgroup.frozen() {
         cgroup.freeze(false)?;
     }
     if let Ok(pidfd) = pidfd_open(record.pid)
@@ -142,6 +140,16 @@ pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> 
 pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
     let record = expect(state_root, id, "resume", |status| status == Status::Paused)?;
     Ok(Cgroup::at(&record.cgroup).freeze(false)?)
+}
+
+/// Changes the limits of a container that has not ended; what `resources` does not name stays.
+pub fn update(state_root: &Path, id: &ContainerId, resources: &LinuxResources) -> Result<(), ContainerError> {
+    let record = expect(state_root, id, "update", |status| status != Status::Stopped)?;
+    Cgroup::at(&record.cgroup).limit(resources)?;
+    match record.cgroup.file_name().and_then(|unit| unit.to_str()) {
+        Some(unit) if record.systemd => Ok(Scope::update(unit, &limits::of(resources)?)?),
+        _ => Ok(()),
+    }
 }
 
 fn expect(

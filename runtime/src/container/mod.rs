@@ -4,15 +4,18 @@
 //! [`delete`]. A created container's first process waits in accept(2) on `start.sock`, which works from any process; once the socket is gone the
 //! program runs.
 
+mod birth;
 mod create;
 mod exec;
+pub(crate) mod ids;
 mod lifecycle;
+mod place;
 mod record;
 
 pub use crate::{init::Stdio, mounts::Overlay};
 pub use create::{CreateOptions, create};
 pub use exec::{ExecOptions, exec, process_like};
-pub use lifecycle::{delete, list, pause, resume, signal, start, state};
+pub use lifecycle::{delete, list, pause, resume, signal, start, state, update};
 pub use record::{Record, View};
 
 use crate::{cgroup::CgroupError, hooks::HookError, init::InitError};
@@ -42,11 +45,11 @@ pub enum ContainerError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Hook(#[from] HookError),
-    #[error("container with id {id} already exists")]
+    #[error("container with given ID already exists: {id}")]
     Exists { id: ContainerId },
-    #[error("container {id:?} does not exist")]
+    #[error("container does not exist: {id}")]
     Absent { id: String },
-    #[error("cannot {what} container {id}: it is {status}")]
+    #[error("cannot {what} container {id}: {}", because(*status))]
     WrongState { what: &'static str, id: ContainerId, status: Status },
     /// The container's first process, or the process of an exec, could not be made ready or run; its own words.
     #[error("{message}")]
@@ -55,6 +58,14 @@ pub enum ContainerError {
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{what}")]
     Kernel { what: String, source: io::Error },
+}
+
+/// In the words that containerd and podman look for.
+fn because(status: Status) -> String {
+    match status {
+        Status::Stopped => "container not running".to_owned(),
+        status => format!("it is {status}"),
+    }
 }
 
 impl ContainerError {

@@ -1,8 +1,11 @@
 //! What is kept about a container on disk, and what it tells about its state.
 
 use super::{ContainerError, io_error};
-use crate::cgroup::Cgroup;
-use runtime_spec::{ContainerId, State, Status};
+use crate::{
+    cgroup::Cgroup,
+    hooks::{self, HookError},
+};
+use runtime_spec::{ContainerId, State, Status, oci::Hooks};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -16,15 +19,24 @@ use std::{
 pub struct Record {
     pub id: ContainerId,
     pub bundle: PathBuf,
-    /// 0 until the first process exists.
+    /// `root.path`, absolute.
+    pub root: PathBuf,
+    /// 0 until the first process is set up.
     pub pid: i32,
+    /// Whether it is inside its root: before, nothing may be run in it.
+    pub ready: bool,
     /// Clock ticks from boot to the process's start, by which a recycled pid is told.
     pub started_ticks: u64,
+    /// Empty for none.
     pub cgroup: PathBuf,
+    /// Whether systemd made the cgroup.
+    pub systemd: bool,
     pub created_ns: u64,
     pub annotations: BTreeMap<String, String>,
     /// uid that created it.
     pub owner: u32,
+    /// As config.json had them; what becomes of that file later does not matter.
+    pub hooks: Option<Hooks>,
 }
 
 /// A container as `list` shows it.
@@ -48,8 +60,9 @@ impl Record {
         let dir = Self::dir(state_root, &self.id);
         let (path, temporary) = (dir.join("state.json"), dir.join("state.json.new"));
         let text = json!({
-            "bundle": self.bundle, "pid": self.pid, "startedTicks": self.started_ticks, "cgroup": self.cgroup,
-            "createdNs": self.created_ns, "annotations": self.annotations, "owner": self.owner,
+            "bundle": self.bundle, "pid": self.pid, "ready": self.ready, "startedTicks": self.started_ticks, "cgroup": self.cgroup,
+            "createdNs": self.created_ns, "annotations": self.annotations, "owner": self.owner, "root": self.root,
+            "systemd": self.systemd, "hooks": self.hooks,
         });
         let written =
             File::create(&temporary).and_then(|mut file| file.write_all(text.to_string().as_bytes()));
@@ -74,11 +87,15 @@ impl Record {
             id: id.clone(),
             bundle: text("bundle"),
             pid: value["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0),
+            ready: value["ready"].as_bool().unwrap_or(false),
             started_ticks: value["startedTicks"].as_u64().unwrap_or(0),
             cgroup: text("cgroup"),
             created_ns: value["createdNs"].as_u64().unwrap_or(0),
             annotations: serde_json::from_value(value["annotations"].clone()).unwrap_or_default(),
             owner: value["owner"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0),
+            root: text("root"),
+            systemd: value["systemd"].as_bool().unwrap_or(false),
+            hooks: serde_json::from_value(value["hooks"].clone()).unwrap_or_default(),
         })
     }
 
@@ -90,10 +107,36 @@ impl Record {
         if start_ticks(self.pid) != Some(self.started_ticks) {
             return Status::Stopped;
         }
-        if Cgroup::at(&self.cgroup).frozen() {
+        if !self.ready {
+            return Status::Creating;
+        }
+        if !self.cgroup.as_os_str().is_empty() && Cgroup::at(&self.cgroup).frozen() {
             return Status::Paused;
         }
         if Self::start_socket(state_root, &self.id).exists() { Status::Created } else { Status::Running }
+    }
+
+    /// Runs the hooks of a moment after the container was created.
+    pub fn run_hooks(&self, moment: &'static str, status: Status) -> Result<(), HookError> {
+        let Some(listed) = &self.hooks else { return Ok(()) };
+        let list = if moment == "poststart" { listed.poststart() } else { listed.poststop() };
+        hooks::run(moment, list.as_ref(), &self.oci(status))
+    }
+
+    /// pids of the container's processes: those of its cgroup, or without one those of its pid namespace.
+    pub fn processes(&self) -> Vec<i32> {
+        if !self.cgroup.as_os_str().is_empty() {
+            return Cgroup::at(&self.cgroup).processes();
+        }
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let Some(own) =
+            namespace(self.pid).filter(|own| Some(own) != namespace(std::process::id() as i32).as_ref())
+        else {
+            return vec![self.pid];
+        };
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| namespace(pid).as_ref() == Some(&own)).collect()
     }
 
     /// The OCI state document.

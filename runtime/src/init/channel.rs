@@ -2,6 +2,7 @@
 
 use nix::{
     cmsg_space,
+    errno::Errno,
     sys::socket::{
         AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
         socketpair,
@@ -24,8 +25,12 @@ pub struct Channel(OwnedFd);
 pub enum FromInit {
     /// The terminal's master comes with it.
     Terminal,
-    /// Everything is set up; it waits for `start`.
+    /// Everything is set up; it waits for [`Channel::go`].
     Ready,
+    /// A process between says that the first process exists; its pidfd comes with it.
+    Born {
+        pid: i32,
+    },
     Failed {
         code: u8,
         message: String,
@@ -57,6 +62,7 @@ impl Channel {
         match message {
             FromInit::Terminal => self.write(b"T", None),
             FromInit::Ready => self.write(b"R", None),
+            FromInit::Born { pid } => self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), None),
             FromInit::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code];
                 bytes.extend(message.bytes().take(MESSAGE_BYTES_MAX - 2));
@@ -67,6 +73,10 @@ impl Channel {
 
     pub fn send_terminal(&self, master: &OwnedFd) -> io::Result<()> {
         self.write(b"T", Some(master.as_raw_fd()))
+    }
+
+    pub fn send_born(&self, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {
+        self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), Some(pidfd.as_raw_fd()))
     }
 
     fn write(&self, bytes: &[u8], fd: Option<RawFd>) -> io::Result<()> {
@@ -82,8 +92,14 @@ impl Channel {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         let mut control = cmsg_space!(RawFd);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received =
-            recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let received = loop {
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+                // Said once, of an end that was closed with a message unread; what it had sent before comes next.
+                Err(Errno::ECONNRESET) => {}
+                received => break received?,
+            }
+        };
         let len = received.bytes;
         let fds = received.cmsgs()?.filter_map(|message| match message {
             ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
@@ -93,6 +109,7 @@ impl Channel {
         let message = match buffer.get(..len) {
             Some([b'T', ..]) => FromInit::Terminal,
             Some([b'R', ..]) => FromInit::Ready,
+            Some(&[b'B', a, b, c, d]) => FromInit::Born { pid: i32::from_le_bytes([a, b, c, d]) },
             Some([b'F', code, message @ ..]) => {
                 FromInit::Failed { code: *code, message: String::from_utf8_lossy(message).into_owned() }
             }

@@ -1,19 +1,23 @@
 //! The first process of a container, from clone to exec. Runs in the child only.
 //!
-//! Order: wait for the parent (id maps) -> mounts, devices, masks, pivot -> names and sysctls -> tell the parent, with the terminal ->
-//! wait for `start` -> hooks, limits, identity, seccomp -> exec. Every failure goes to whoever waits: first the parent, then `start`.
+//! Order: wait for the parent (id maps, cgroup), where there is something to wait for -> mounts, devices, masks, names and sysctls, pivot -> tell the
+//! parent, with the terminal -> wait until it has saved the container, then for `start` -> hooks, limits, identity, seccomp -> exec. Every failure
+//! goes to whoever waits: first the parent, then `start`. A parent that dies takes the process with it, until it is saved.
 
 pub mod channel;
 pub mod identity;
 mod program;
+pub mod scheduling;
 
 use crate::{
     hooks,
-    mounts::{self, MountError, Overlay, devices, masked},
-    seccomp,
+    lsm::{LsmError, OnExec},
+    mounts::{self, MountError, Overlay, devices, idmap::Mapped, masked},
+    seccomp::{Filter, Listener, SeccompError},
 };
 use channel::{Channel, FromInit};
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::{signal::SigSet, stat::Mode},
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid},
 };
@@ -43,7 +47,9 @@ pub enum InitError {
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
     #[error(transparent)]
-    Seccomp(#[from] seccomp::SeccompError),
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
+    Lsm(#[from] LsmError),
     #[error(transparent)]
     Hook(#[from] hooks::HookError),
     #[error(transparent)]
@@ -82,41 +88,68 @@ pub struct Init<'a> {
     pub root: &'a Path,
     pub overlay: Option<&'a Overlay>,
     pub stdio: Option<Stdio>,
-    /// Accepts the one connection of `start`.
-    pub start: UnixListener,
+    /// Accepts the one connection of `start`; without it the program runs at once.
+    pub start: Option<UnixListener>,
     pub channel: Channel,
     /// Descriptors after stdio that the program keeps.
     pub preserve_fds: u32,
     pub new_keyring: bool,
+    pub filter: Option<Filter>,
+    pub mapped: Mapped,
+    /// The parent has something to do first.
+    pub waits: bool,
+    /// The cgroup comes after the process, and its namespace after it.
+    pub moved: bool,
+}
+
+/// What is opened while the host's paths are in reach, for the time after.
+#[derive(Default)]
+pub struct FromHost {
+    pub labels: OnExec,
+    pub listener: Option<Listener>,
 }
 
 /// Becomes the container's program; returns only to end the process.
 pub fn run(mut init: Init<'_>) -> u8 {
-    let result = set_up(&mut init).and_then(|()| {
-        let ready = init.channel.send(&FromInit::Ready);
-        ready.map_err(|source| InitError::Io { what: "report to the parent".to_owned(), source })
+    let ready = set_up(&mut init).and_then(|host| {
+        let ready = init.channel.send(&FromInit::Ready).and_then(|()| init.channel.wait_go());
+        ready
+            .map(|()| host)
+            .map_err(|source| InitError::Io { what: "report to the parent".to_owned(), source })
     });
-    if let Err(err) = result {
-        let _ = init
-            .channel
-            .send(&FromInit::Failed { code: err.exit_code(), message: crate::container::chain(&err) });
-        return err.exit_code();
-    }
-    let Ok((mut starter, _)) = init.start.accept() else { return 1 };
-    let Err(err) = start(&init);
-    // The peer reads the code and the message, or, when exec has closed the connection, nothing.
-    let _ = starter
-        .write_all(&[err.exit_code()])
-        .and_then(|()| starter.write_all(crate::container::chain(&err).as_bytes()));
-    err.exit_code()
+    let failed = |err: &InitError| (err.exit_code(), crate::container::chain(err));
+    let (code, message) = match ready {
+        Err(err) => failed(&err),
+        Ok(host) => match &init.start {
+            None => {
+                let Err(err) = start(&init, host);
+                failed(&err)
+            }
+            Some(listener) => {
+                let Ok((mut starter, _)) = listener.accept() else { return 1 };
+                let Err(err) = start(&init, host);
+                let (code, message) = failed(&err);
+                // The peer reads the code and the message, or, when exec has closed the connection, nothing.
+                let _ = starter.write_all(&[code]).and_then(|()| starter.write_all(message.as_bytes()));
+                return code;
+            }
+        },
+    };
+    let _ = init.channel.send(&FromInit::Failed { code, message });
+    code
 }
 
-fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
+fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     let io = |what: &str| {
         let what = what.to_owned();
         move |source| InitError::Io { what, source }
     };
-    init.channel.wait_go().map_err(io("wait for the parent"))?;
+    if init.waits {
+        init.channel.wait_go().map_err(io("wait for the parent"))?;
+    }
+    if init.moved && has_new_namespace(init.spec, LinuxNamespaceType::Cgroup) {
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|err| io("make a cgroup namespace")(err.into()))?;
+    }
     nix::sys::stat::umask(Mode::empty());
     // Whatever the caller blocks or ignores, the program starts with the defaults.
     SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
@@ -132,16 +165,22 @@ fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
     if user_namespace {
         identity::become_root()?;
     }
+    scheduling::clocks(init.spec)?;
     if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
         runtime_sys::net::loopback_up().map_err(io("switch lo on"))?;
     }
     if init.new_keyring {
         new_keyring(&format!("_ses.{}", init.id))?;
     }
+    let profile = init.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let host = FromHost {
+        labels: process.map(OnExec::open).transpose()?.unwrap_or_default(),
+        listener: Listener::connect(profile)?,
+    };
     let null = devices::host_null()?;
     let propagation = init.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
     let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
-    mounts::mount_all(&root, init.spec, init.bundle)?;
+    mounts::mount_all(&root, init.spec, init.bundle, &mut init.mapped)?;
     mounts::verify_proc(&root, init.spec)?;
     devices::create(&root, init.spec, user_namespace)?;
     let hooks = init.spec.hooks().as_ref();
@@ -163,7 +202,8 @@ fn set_up(init: &mut Init<'_>) -> Result<(), InitError> {
     if init.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
         mounts::make_read_only(&root)?;
     }
-    Ok(mounts::pivot(&root)?)
+    mounts::pivot(&root)?;
+    Ok(host)
 }
 
 /// The keys of whoever made the container are not the container's; an exec joins its keyring by name.
@@ -177,7 +217,7 @@ pub fn new_keyring(name: &str) -> Result<(), InitError> {
     }
 }
 
-fn start(init: &Init<'_>) -> Result<Infallible, InitError> {
+fn start(init: &Init<'_>, host: FromHost) -> Result<Infallible, InitError> {
     let hooks = init.spec.hooks().as_ref();
     hooks::run(
         "startContainer",
@@ -188,32 +228,42 @@ fn start(init: &Init<'_>) -> Result<Infallible, InitError> {
         what: "start".to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidInput, "config.json has no process"),
     })?;
-    let seccomp = init.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let filters = seccomp.map(seccomp::compile).transpose()?.unwrap_or_default();
-    become_program(process, &filters, init.preserve_fds)
+    scheduling::personality(init.spec)?;
+    become_program(process, init.filter.as_ref(), host, &state(init, Status::Running), init.preserve_fds)
 }
 
 /// Takes on the process's limits and identity and runs its program.
 pub fn become_program(
     process: &Process,
-    filters: &[seccompiler::BpfProgram],
+    filter: Option<&Filter>,
+    mut host: FromHost,
+    state: &State<'_>,
     preserve_fds: u32,
 ) -> Result<Infallible, InitError> {
     identity::limits(process)?;
+    scheduling::apply(process)?;
+    let load = || -> Result<(), InitError> {
+        let listener = filter.map(Filter::load).transpose()?.flatten();
+        match (&host.listener, &listener) {
+            (Some(supervisor), Some(listener)) => Ok(supervisor.send(listener, state)?),
+            _ => Ok(()),
+        }
+    };
     let no_new_privileges = process.no_new_privileges() == Some(true);
     if no_new_privileges {
         identity::no_new_privileges()?;
     } else {
         // Loading a filter needs CAP_SYS_ADMIN here, which the next step may take away.
-        seccomp::load(filters)?;
+        load()?;
     }
     identity::assume(process)?;
     let program = program::Program::find(process)?;
-    if no_new_privileges {
-        seccomp::load(filters)?;
-    }
     close_on_exec_from(3 + preserve_fds as i32)
         .map_err(|source| InitError::Io { what: "close descriptors".to_owned(), source })?;
+    if no_new_privileges {
+        load()?;
+    }
+    host.labels.apply()?;
     Ok(program.exec()?)
 }
 
@@ -278,7 +328,7 @@ fn sysctls(root: &OwnedFd, spec: &Spec) -> Result<(), InitError> {
 }
 
 /// Whether the container makes a namespace of this kind, not joins one.
-fn has_new_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+pub fn has_new_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     listed.into_iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
 }

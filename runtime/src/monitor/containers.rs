@@ -76,6 +76,8 @@ pub fn create(request: &Create, state_root: &Path) -> Result<Container, Containe
         stdio,
         preserve_fds: 0,
         new_keyring: true,
+        systemd_cgroup: false,
+        at_once: false,
     };
     let created = container::create(options)?;
     let (outputs, stdin) = match created.terminal {

@@ -75,7 +75,14 @@ impl Relay {
         let (err, stderr) = pipe2(OFlag::O_CLOEXEC).map_err(kernel)?;
         let stdio = Stdio::Pipes { stdin, stdout, stderr };
         let started_ns = clock::now_ns();
-        let created = container::exec(ExecOptions { id: &id, state_root, process, stdio, preserve_fds: 0 })?;
+        let created = container::exec(ExecOptions {
+            id: &id,
+            state_root,
+            process,
+            stdio,
+            preserve_fds: 0,
+            paused: false,
+        })?;
         let end = End::Process { pidfd: created.pidfd, started_ns, exit: None };
         let relay = match created.terminal {
             Some(master) => {

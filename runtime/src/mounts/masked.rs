@@ -24,17 +24,27 @@ pub fn apply(root: &OwnedFd, spec: &Spec, null: &OwnedFd) -> Result<(), MountErr
         copy.set_attributes(attributes, true).map_err(io_error("make read-only", path))?;
         copy.attach(at.as_fd()).map_err(io_error("make read-only", path))?;
     }
+    let mut empty: Option<OwnedFd> = None;
     for path in linux.masked_paths().iter().flatten().map(Path::new) {
         let Some(at) = open(root, path)? else { continue };
         let is_dir = nix::sys::stat::fstat(&at).map_err(|err| io_error("mask", path)(err.into()))?.st_mode
             & libc::S_IFMT
             == libc::S_IFDIR;
         let cover = if is_dir {
-            new_filesystem("tmpfs", &[("nr_blocks", Some("1"))], libc::MOUNT_ATTR_RDONLY)
+            // One empty filesystem serves them all.
+            match empty.take() {
+                Some(first) => {
+                    clone_tree(Some(first.as_fd()), Path::new(""), false).inspect(|_| empty = Some(first))
+                }
+                None => new_filesystem("tmpfs", &[("nr_blocks", Some("1"))], libc::MOUNT_ATTR_RDONLY),
+            }
         } else {
             clone_tree(Some(null.as_fd()), Path::new(""), false)
         };
-        cover.and_then(|cover| cover.attach(at.as_fd())).map_err(io_error("mask", path))?;
+        let attached = cover.and_then(|cover| cover.attach(at.as_fd())).map_err(io_error("mask", path))?;
+        if is_dir && empty.is_none() {
+            empty = Some(attached);
+        }
     }
     Ok(())
 }

@@ -4,10 +4,15 @@
 //! Every target is opened inside the root by descriptor ([`runtime_sys::path`]), and mounts are attached to descriptors, so a symlink that is swapped
 //! meanwhile leads nowhere.
 
+mod copy_up;
 pub mod devices;
+pub mod idmap;
 pub mod masked;
 mod options;
 
+pub use options::names as option_names;
+
+use idmap::Mapped;
 use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -34,10 +39,6 @@ pub enum MountError {
     Mount { source_name: String, target: PathBuf, source: io::Error },
     #[error("mounts: {}: option {option:?}: {why}", target.display())]
     Option { target: PathBuf, option: String, why: &'static str },
-    #[error(
-        "the overlay's options take {len} bytes, at most {max} are possible: the image has too many layers"
-    )]
-    OverlayOptions { len: usize, max: usize },
 }
 
 /// Layers to mount as the root, instead of a directory that holds it.
@@ -70,16 +71,11 @@ pub fn prepare_root(
     mount(none, "/", none, cut | MsFlags::MS_REC, none)
         .map_err(|err| io_error("set the propagation of", Path::new("/"))(err.into()))?;
     match overlay {
-        Some(overlay) => {
-            let data = overlay_options(overlay)?;
-            mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(data.as_str())).map_err(
-                |err| MountError::Mount {
-                    source_name: "overlay".to_owned(),
-                    target: root.to_path_buf(),
-                    source: err.into(),
-                },
-            )?;
-        }
+        Some(overlay) => mount_overlay(overlay, root).map_err(|source| MountError::Mount {
+            source_name: "overlay".to_owned(),
+            target: root.to_path_buf(),
+            source,
+        })?,
         None => {
             let here = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|err| io_error("open root.path", root)(err.into()))?;
@@ -91,54 +87,98 @@ pub fn prepare_root(
     open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
 }
 
-fn overlay_options(overlay: &Overlay) -> Result<String, MountError> {
-    let lower: Vec<String> = overlay.lower.iter().map(|path| path.display().to_string()).collect();
-    let (upper, work) = (overlay.upper.display(), overlay.work.display());
-    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
-    if options.len() > OVERLAY_OPTIONS_MAX {
-        return Err(MountError::OverlayOptions { len: options.len(), max: OVERLAY_OPTIONS_MAX });
+/// Mounts the layers on `root`. The old call takes them all at once, as long as they fit; since Linux 6.8 the new one takes any number, one by one.
+fn mount_overlay(overlay: &Overlay, root: &Path) -> io::Result<()> {
+    let text = |path: &Path| {
+        let text = path
+            .to_str()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a layer's path is not UTF-8"));
+        text.map(str::to_owned)
+    };
+    let lower = overlay.lower.iter().map(|path| text(path)).collect::<io::Result<Vec<_>>>()?;
+    let (upper, work) = (text(&overlay.upper)?, text(&overlay.work)?);
+    let data = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    if data.len() <= OVERLAY_OPTIONS_MAX {
+        let data = Some(data.as_str());
+        return Ok(mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), data)?);
     }
-    Ok(options)
+    let layers = lower.iter().map(|path| ("lowerdir+", Some(path.as_str())));
+    let options: Vec<_> =
+        layers.chain([("upperdir", Some(upper.as_str())), ("workdir", Some(work.as_str()))]).collect();
+    let made = new_filesystem("overlay", &options, 0)?;
+    let at = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    made.attach(at.as_fd()).map(drop)
 }
 
 /// Mounts what config.json lists, in order.
-pub fn mount_all(root: &OwnedFd, spec: &Spec, bundle: &Path) -> Result<(), MountError> {
-    spec.mounts().iter().flatten().try_for_each(|mount| mount_one(root, mount, bundle))
+pub fn mount_all(root: &OwnedFd, spec: &Spec, bundle: &Path, mapped: &mut Mapped) -> Result<(), MountError> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    let label = label.filter(|label| !label.is_empty());
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        mount_one(root, mount, bundle, mapped.take(index), label)?;
+    }
+    Ok(())
 }
 
-fn mount_one(root: &OwnedFd, mount: &Mount, bundle: &Path) -> Result<(), MountError> {
+/// What a bind mount binds.
+fn source_of(mount: &Mount, bundle: &Path) -> Result<PathBuf, MountError> {
+    mount.source().as_ref().map(|path| bundle.join(path)).ok_or_else(|| MountError::Mount {
+        source_name: "nothing".to_owned(),
+        target: mount.destination().clone(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "a bind mount needs a source"),
+    })
+}
+
+fn mount_one(
+    root: &OwnedFd,
+    mount: &Mount,
+    bundle: &Path,
+    mapped: Option<Detached>,
+    label: Option<&str>,
+) -> Result<(), MountError> {
     let target = mount.destination();
-    let options = Options::parse(target, mount.options().as_deref().unwrap_or_default())?;
+    let options = Options::of(mount)?;
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
     let source_name = mount.source().as_ref().map_or(kind.to_owned(), |path| path.display().to_string());
     let failed =
         |source| MountError::Mount { source_name: source_name.clone(), target: target.clone(), source };
-    let bind = options.bind || kind == "bind";
-    let made = if bind {
-        let source = mount
-            .source()
-            .as_ref()
-            .map(|path| bundle.join(path))
-            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    let (made, is_dir) = if options.bind {
+        let source = source_of(mount, bundle)?;
         let is_dir = source.metadata().map_err(io_error("find", &source))?.is_dir();
-        let made = clone_tree(None, &source, options.recursive).map_err(failed)?;
-        made.set_attributes(options.attributes, options.recursive_attributes).map_err(failed)?;
-        (made, is_dir)
+        let tree = match mapped {
+            Some(tree) => tree,
+            None => clone_tree(None, &source, options.recursive).map_err(failed)?,
+        };
+        tree.set_attributes(options.attributes, options.recursive_attributes).map_err(failed)?;
+        (tree, is_dir)
     } else {
-        let kind = if kind == "cgroup" { "cgroup2" } else { kind };
-        let data = options.data.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        let attributes = options.attributes.set;
-        let data: Vec<(&str, Option<&str>)> =
-            std::iter::once(("source", Some(source_name.as_str()))).chain(data).collect();
-        let made = new_filesystem(kind, &data, attributes);
-        (made.map_err(failed)?, true)
+        (new_mount(kind, &source_name, &options, label).map_err(failed)?, true)
     };
-    let at = open_target(root, target, made.1).map_err(io_error("open the mount point", target))?;
-    if !bind && options.attributes.propagation != 0 {
+    let at = open_target(root, target, is_dir).map_err(io_error("open the mount point", target))?;
+    if !options.bind && options.attributes.propagation != 0 {
         let propagation = Attributes { propagation: options.attributes.propagation, ..Attributes::default() };
-        made.0.set_attributes(propagation, true).map_err(failed)?;
+        made.set_attributes(propagation, true).map_err(failed)?;
     }
-    made.0.attach(at.as_fd()).map_err(failed)
+    if options.copy_up && kind == "tmpfs" {
+        let inside = made.open().map_err(failed)?;
+        copy_up::copy_tree(&at, &inside).map_err(io_error("copy up", target))?;
+        // Written to before it may have become read-only.
+        made.set_attributes(options.attributes, false).map_err(failed)?;
+    }
+    made.attach(at.as_fd()).map(drop).map_err(failed)
+}
+
+/// A new instance of a filesystem, labelled where it takes a label.
+fn new_mount(kind: &str, source: &str, options: &Options, label: Option<&str>) -> io::Result<Detached> {
+    let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+    let context = label.filter(|_| ["tmpfs", "mqueue", "devpts"].contains(&kind));
+    let data = options.data.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+    let data: Vec<(&str, Option<&str>)> = std::iter::once(("source", Some(source)))
+        .chain(data)
+        .chain(context.map(|label| ("context", Some(label))))
+        .collect();
+    let attributes = if options.copy_up { 0 } else { options.attributes.set };
+    new_filesystem(kind, &data, attributes)
 }
 
 /// The directory, or file, to mount on; made where it is missing.
@@ -190,7 +230,7 @@ pub fn pivot(root: &OwnedFd) -> Result<(), MountError> {
 /// A bind mount of the host's file or directory behind `source`, attached inside the root.
 fn bind(source: Detached, root: &OwnedFd, target: &Path, is_dir: bool) -> Result<(), MountError> {
     let at = open_target(root, target, is_dir).map_err(io_error("open the mount point", target))?;
-    source.attach(at.as_fd()).map_err(io_error("mount on", target))
+    source.attach(at.as_fd()).map(drop).map_err(io_error("mount on", target))
 }
 
 fn open_path(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {

@@ -1,6 +1,7 @@
 //! Mount options of config.json (config.md, "Mounts") as flags and filesystem data.
 
 use super::MountError;
+use runtime_spec::oci::Mount;
 use runtime_sys::mount::Attributes;
 use std::path::Path;
 
@@ -13,6 +14,11 @@ pub struct Options {
     pub attributes: Attributes,
     /// `rro` and the like: for the mounts below, too.
     pub recursive_attributes: bool,
+    /// `idmap` or `ridmap`: owners are shifted; with the second those of the mounts below, too.
+    pub idmap: bool,
+    pub recursive_idmap: bool,
+    /// A tmpfs starts with what the image has in its place.
+    pub copy_up: bool,
     /// For the filesystem: `("size", Some("64k"))`.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -50,9 +56,30 @@ const PROPAGATIONS: [(&str, u64); 8] = [
     ("unbindable", libc::MS_UNBINDABLE),
     ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
 ];
-const UNSUPPORTED: [&str; 6] = ["idmap", "ridmap", "tmpcopyup", "remount", "mand", "iversion"];
+/// About filesystems' superblocks, as mount(8) has them.
+const SUPERBLOCK: [&str; 4] = ["sync", "dirsync", "lazytime", "silent"];
+const UNSUPPORTED: [&str; 4] = ["remount", "mand", "iversion", "loud"];
+
+/// Every option that is not the filesystem's own, for `features`.
+pub fn names() -> Vec<String> {
+    let flags = FLAGS.iter().map(|(name, ..)| *name);
+    let recursive =
+        FLAGS.iter().filter(|(_, set, clear)| set | clear != 0).map(|(name, ..)| format!("r{name}"));
+    let others = ["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].into_iter().chain(SUPERBLOCK);
+    let plain = flags.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(others).map(str::to_owned);
+    let mut names: Vec<String> = plain.chain(recursive).collect();
+    names.sort();
+    names
+}
 
 impl Options {
+    /// Those of a mount of config.json; its type can say that it is a bind mount, too.
+    pub fn of(mount: &Mount) -> Result<Self, MountError> {
+        let mut options = Self::parse(mount.destination(), mount.options().as_deref().unwrap_or_default())?;
+        options.bind |= mount.typ().as_deref() == Some("bind");
+        Ok(options)
+    }
+
     /// Reads the options of the mount on `target`.
     pub fn parse(target: &Path, words: &[String]) -> Result<Self, MountError> {
         let mut options = Self::default();
@@ -73,6 +100,11 @@ impl Options {
         if word == "bind" || word == "rbind" {
             self.bind = true;
             self.recursive |= word == "rbind";
+        } else if word == "idmap" || word == "ridmap" {
+            self.idmap = true;
+            self.recursive_idmap |= word == "ridmap";
+        } else if word == "tmpcopyup" {
+            self.copy_up = true;
         } else if let Some(&(_, set, clear)) = FLAGS.iter().find(|(name, ..)| *name == word) {
             self.attribute(set, clear);
         } else if let Some(&(_, flags)) = PROPAGATIONS.iter().find(|(name, _)| *name == word) {
@@ -117,6 +149,6 @@ mod tests {
         assert!(options.bind && options.recursive && options.recursive_attributes);
         assert_eq!(options.attributes.propagation, libc::MS_SLAVE);
         assert_eq!(parse(&["ro", "rw"]).attributes.set, 0, "the last word counts");
-        assert!(Options::parse(Path::new("/x"), &["idmap".to_owned()]).is_err());
+        assert!(Options::parse(Path::new("/x"), &["remount".to_owned()]).is_err());
     }
 }

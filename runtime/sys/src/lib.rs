@@ -9,6 +9,8 @@ pub mod mount;
 pub mod net;
 pub mod path;
 pub mod process;
+pub mod scheduling;
+pub mod seccomp;
 
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path};
 

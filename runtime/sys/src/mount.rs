@@ -46,12 +46,29 @@ impl Detached {
         set_attributes(self.0.as_fd(), attributes, recursive)
     }
 
-    /// Attaches the mount on the directory or file behind `target` (O_PATH is enough). Errors as move_mount(2).
-    pub fn attach(self, target: BorrowedFd<'_>) -> io::Result<()> {
+    /// Shifts owners by the maps of the user namespace `users`; mount_setattr(2) `MOUNT_ATTR_IDMAP`. Only of a mount that was never attached, and
+    /// of filesystems that can.
+    pub fn map_ids(&self, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+        let attr = MountAttr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: users.as_raw_fd() as u64,
+        };
+        setattr(self.0.as_fd(), &attr, recursive)
+    }
+
+    /// Its root directory, O_PATH.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        crate::path::open_beneath(self.0.as_fd(), Path::new("."), nix::fcntl::OFlag::O_PATH)
+    }
+
+    /// Attaches the mount on the directory or file behind `target` (O_PATH is enough); gives its root, to clone it from. Errors as move_mount(2).
+    pub fn attach(self, target: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
         let (from, to, empty) = (self.0.as_raw_fd(), target.as_raw_fd(), EMPTY.as_ptr());
         // SAFETY: both descriptors are open across the call, both paths are the same empty C string, as the flags allow.
-        check(unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, flags) }).map(drop)
+        check(unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, flags) }).map(|_| self.0)
     }
 }
 
@@ -69,10 +86,14 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: Attributes, recursive: 
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    setattr(mount, &attr, recursive)
+}
+
+fn setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let (fd, empty, size) = (mount.as_raw_fd(), EMPTY.as_ptr(), std::mem::size_of::<MountAttr>());
     // SAFETY: the kernel reads `size` bytes of `attr` and an empty C string, both alive across the call.
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, ptr::from_ref(&attr), size) })
+    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, ptr::from_ref(attr), size) })
         .map(drop)
 }
 

@@ -3,7 +3,10 @@
 use crate::check;
 use std::{
     fs, io, mem,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     ptr,
 };
 
@@ -25,13 +28,24 @@ pub enum Clone {
 /// - Errors: `InvalidInput` when this process has other threads (their locks would stay held in the child),
 ///   otherwise as clone3(2). Linux 5.7+.
 pub fn clone3(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
+    clone(namespaces as u32 as u64, libc::SIGCHLD, cgroup)
+}
+
+/// As [`clone3`], but the new process is a sibling of this one: a child of this one's parent, which is told of its end as of this one's own
+/// (`CLONE_PARENT`).
+pub fn clone3_sibling(namespaces: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
+    // clone(2): with CLONE_PARENT the signal is that of this process.
+    clone(namespaces as u32 as u64 | libc::CLONE_PARENT as u64, 0, cgroup)
+}
+
+fn clone(flags: u64, exit_signal: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
     refuse_threads()?;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain integers, for which all zeroes is the documented default.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = namespaces as u32 as u64 | libc::CLONE_PIDFD as u64;
+    args.flags = flags | libc::CLONE_PIDFD as u64;
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -53,7 +67,8 @@ pub fn fork() -> io::Result<Clone> {
 }
 
 fn refuse_threads() -> io::Result<()> {
-    let threads = fs::read_dir("/proc/self/task")?.count();
+    // A directory has two links and one more for each directory in it; proc(5).
+    let threads = fs::metadata("/proc/self/task")?.nlink() - 2;
     if threads == 1 {
         Ok(())
     } else {

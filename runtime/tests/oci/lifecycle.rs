@@ -26,7 +26,7 @@ fn a_container_lives_through_its_states() {
     bundle.runtime(&["resume", "{id}"]).expect_ok();
     bundle.runtime(&["kill", "{id}", "KILL"]).expect_ok();
     bundle.wait_for("it stops", || bundle.status() == "stopped");
-    bundle.runtime(&["kill", "{id}"]).expect_err(1, "it is stopped");
+    bundle.runtime(&["kill", "{id}"]).expect_err(1, "container not running");
     bundle.runtime(&["delete", "{id}"]).expect_ok();
     bundle.expect_gone();
     bundle.runtime(&["state", "{id}"]).expect_err(1, "does not exist");
@@ -86,7 +86,7 @@ fn force_deletes_what_runs_with_its_children() {
     let Some(bundle) = shell("sleep 1000 & sleep 1000 & touch /ready; wait") else { return };
     bundle.up();
     bundle.wait_for("it is ready", || bundle.root().join("ready").exists());
-    let pids = bundle.runtime(&["ps", "{id}"]).expect_ok();
+    let pids = bundle.runtime(&["ps", "--format", "json", "{id}"]).expect_ok();
     let pids: Vec<i32> = serde_json::from_str(&pids).expect("JSON");
     assert_eq!(pids.len(), 3);
     bundle.runtime(&["pause", "{id}"]).expect_ok();

@@ -190,7 +190,7 @@ fn exec_passes_bytes_and_the_exit_code() {
     let container = pod.bundle.id.clone();
     pod.request(RequestBody::Signal { container, signal: 9, all: false }).expect("killed");
     assert_eq!((pod.exit().code, pod.exit().signal), (137, Some(9)));
-    assert!(matches!(pod.exec(&["true"], "").1, StreamFrame::Failed { .. }), "it is stopped");
+    assert!(matches!(pod.exec(&["true"], "").1, StreamFrame::Failed { .. }), "container not running");
     pod.request(RequestBody::Shutdown).expect("shut down");
 }
 

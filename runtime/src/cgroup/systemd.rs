@@ -1,0 +1,163 @@
+//! A container's cgroup as a scope that systemd makes and knows: `slice:prefix:name` of `linux.cgroupsPath`.
+//!
+//! Sources: systemd.resource-control(5), org.freedesktop.systemd1(5).
+
+use super::{
+    CgroupError,
+    dbus::{Body, Call, Connection, Value},
+    limits::Limit,
+};
+use nix::unistd::getuid;
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long systemd may take to move a process.
+const MOVE_WAIT: Duration = Duration::from_secs(30);
+const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
+
+/// A scope unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    slice: String,
+    unit: String,
+}
+
+impl Scope {
+    /// Reads `slice:prefix:name`; an empty slice is `system.slice` (`user.slice` for an ordinary user).
+    pub fn parse(text: &str) -> Result<Self, CgroupError> {
+        let wrong = || CgroupError::SystemdPath { value: text.to_owned() };
+        let parts: Vec<&str> = text.split(':').collect();
+        let [slice, prefix, name] = parts[..] else { return Err(wrong()) };
+        let slice = match slice {
+            "" if getuid().is_root() => "system.slice",
+            "" => "user.slice",
+            slice => slice,
+        };
+        let plain = |text: &str| !text.is_empty() && !text.contains('/') && !text.starts_with('.');
+        if !slice.ends_with(".slice") || !plain(slice) || !plain(name) || prefix.contains('/') {
+            return Err(wrong());
+        }
+        let unit = match name.strip_suffix(".slice") {
+            Some(_) => return Err(wrong()),
+            None if prefix.is_empty() => format!("{name}.scope"),
+            None => format!("{prefix}-{name}.scope"),
+        };
+        Ok(Self { slice: slice.to_owned(), unit })
+    }
+
+    /// Where systemd puts it, below the hierarchy's root: `a-b.slice` lies in `a.slice`.
+    pub fn path(&self) -> PathBuf {
+        let mut path = PathBuf::from("/");
+        let name = self.slice.trim_end_matches(".slice");
+        if name != "-" {
+            let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+            path.extend(ends.map(|end| format!("{}.slice", &name[..end])));
+        }
+        path.join(&self.unit)
+    }
+
+    /// Makes the scope with this process in it; gives its directory below the hierarchy's root.
+    pub fn start(&self, pid: i32, id: &str, limits: &[Limit]) -> Result<PathBuf, CgroupError> {
+        let failed = |source| CgroupError::Systemd { what: "start", unit: self.unit.clone(), source };
+        let mut properties = vec![
+            ("Description", Value::Text(format!("container {id}"))),
+            ("Slice", Value::Text(self.slice.clone())),
+            ("Delegate", Value::Bool(true)),
+            ("PIDs", Value::Pids(vec![pid as u32])),
+            ("DefaultDependencies", Value::Bool(false)),
+            ("CollectMode", Value::Text("inactive-or-failed".to_owned())),
+        ];
+        for accounting in ["CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting"] {
+            properties.push((accounting, Value::Bool(true)));
+        }
+        properties.extend(limits.iter().filter_map(Limit::property));
+        let mut body = Body::default();
+        body.text(&self.unit);
+        body.text("replace");
+        body.properties(&properties);
+        // No further units.
+        body.array(8, |_| ());
+        let manager = |body, member, signature| manager_call(body, member, signature);
+        let mut bus = Connection::open(&bus()).map_err(failed)?;
+        bus.call(manager(body, "StartTransientUnit", "ssa(sv)a(sa(sv))")).map_err(failed)?;
+        let suffix = format!("/{}", self.unit);
+        let mut place = None;
+        crate::clock::retry(MOVE_WAIT, || {
+            place = cgroup_of(pid).filter(|path| path.ends_with(suffix.trim_start_matches('/')));
+            place.is_some()
+        });
+        place.ok_or_else(|| {
+            failed(io::Error::new(io::ErrorKind::TimedOut, "systemd has not moved the process into it"))
+        })
+    }
+
+    /// Tells systemd of changed limits, or it would put the old ones back when it reloads.
+    pub fn update(unit: &str, limits: &[Limit]) -> Result<(), CgroupError> {
+        let failed = |source| CgroupError::Systemd { what: "update", unit: unit.to_owned(), source };
+        let properties: Vec<(&str, Value)> = limits.iter().filter_map(Limit::property).collect();
+        if properties.is_empty() {
+            return Ok(());
+        }
+        let mut body = Body::default();
+        body.text(unit);
+        // Until the scope ends.
+        body.value(&Value::Bool(true));
+        body.properties(&properties);
+        let mut bus = Connection::open(&bus()).map_err(failed)?;
+        bus.call(manager_call(body, "SetUnitProperties", "sba(sv)")).map_err(failed)
+    }
+}
+
+fn manager_call<'a>(body: Body, member: &'a str, signature: &'a str) -> Call<'a> {
+    Call {
+        destination: "org.freedesktop.systemd1",
+        path: "/org/freedesktop/systemd1",
+        interface: "org.freedesktop.systemd1.Manager",
+        member,
+        signature,
+        body,
+    }
+}
+
+/// Root talks to the system's manager, everybody else to their own.
+fn bus() -> PathBuf {
+    if getuid().is_root() {
+        return PathBuf::from(SYSTEM_BUS);
+    }
+    let address = env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
+    if let Some(path) = address.strip_prefix("unix:path=") {
+        return PathBuf::from(path.split(',').next().unwrap_or(path));
+    }
+    let runtime = env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| format!("/run/user/{}", getuid()));
+    Path::new(&runtime).join("bus")
+}
+
+/// The cgroup v2 of a process, below the hierarchy's root.
+pub fn cgroup_of(pid: i32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_slice_and_scope() {
+        let cases = [
+            ("machine.slice:libpod:abc", "/machine.slice/libpod-abc.scope"),
+            ("user-1000.slice:x:y", "/user.slice/user-1000.slice/x-y.scope"),
+            ("a-b-c.slice::d", "/a.slice/a-b.slice/a-b-c.slice/d.scope"),
+            ("-.slice:x:y", "/x-y.scope"),
+        ];
+        for (text, path) in cases {
+            assert_eq!(Scope::parse(text).expect(text).path(), Path::new(path));
+        }
+        for text in ["", "a:b", "a.slice:b:", "a:b:c", "a.slice:b:c:d", "x/y.slice:b:c", "a.slice:b:c/d"] {
+            assert!(Scope::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! AppArmor profiles and SELinux labels: `process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`.
+//!
+//! Sources: kernel `Documentation/admin-guide/LSM/apparmor.rst`, selinux(8). A label takes effect at exec; the file it is written to is opened on the
+//! host's procfs and checked to be there, so that nothing in the container can take its place (CVE-2025-52881).
+
+use crate::mounts::expect_proc;
+use runtime_spec::oci::{Process, Spec};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LsmError {
+    #[error("{field}: {value:?}: {module} is not enabled on this host")]
+    Absent { field: &'static str, value: String, module: &'static str },
+    #[error("{field}: {value:?}")]
+    Apply { field: &'static str, value: String, source: io::Error },
+}
+
+pub fn apparmor_enabled() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
+}
+
+pub fn selinux_enabled() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+fn profile(process: &Process) -> Option<&str> {
+    process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty())
+}
+
+fn label(process: &Process) -> Option<&str> {
+    process.selinux_label().as_deref().filter(|label| !label.is_empty())
+}
+
+/// Refuses what this host cannot enforce. An AppArmor profile `unconfined` asks for nothing.
+pub fn check(spec: &Spec) -> Result<(), LsmError> {
+    let process = spec.process().as_ref();
+    let absent =
+        |field, value: &str, module| Err(LsmError::Absent { field, value: value.to_owned(), module });
+    match process.and_then(profile) {
+        Some(profile) if profile != "unconfined" && !apparmor_enabled() => {
+            return absent("process.apparmorProfile", profile, "AppArmor");
+        }
+        _ => {}
+    }
+    let mounts = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    let labels = [
+        ("process.selinuxLabel", process.and_then(label)),
+        ("linux.mountLabel", mounts.filter(|label| !label.is_empty())),
+    ];
+    for (field, value) in labels {
+        if let Some(value) = value
+            && !selinux_enabled()
+        {
+            return absent(field, value, "SELinux");
+        }
+    }
+    Ok(())
+}
+
+/// Labels to take on at exec, with the files to write them to.
+#[derive(Debug, Default)]
+pub struct OnExec(Vec<(&'static str, String, File)>);
+
+impl OnExec {
+    /// Opens what is needed, while the host's procfs is in reach.
+    pub fn open(process: &Process) -> Result<Self, LsmError> {
+        let mut labels = Self::default();
+        let apparmor = profile(process).filter(|_| apparmor_enabled());
+        let asked = [
+            ("process.apparmorProfile", apparmor.map(|profile| format!("exec {profile}")), "apparmor/exec"),
+            ("process.selinuxLabel", label(process).map(str::to_owned), "exec"),
+        ];
+        for (field, value, file) in asked {
+            let Some(value) = value else { continue };
+            let failed = |source| LsmError::Apply { field, value: value.clone(), source };
+            let path = Path::new("/proc/thread-self/attr").join(file);
+            // Kernels before 5.8 have no directory of AppArmor's own.
+            let path = if path.exists() { path } else { "/proc/thread-self/attr/exec".into() };
+            let file = File::options().write(true).open(path).map_err(failed)?;
+            expect_proc(&file).map_err(failed)?;
+            labels.0.push((field, value, file));
+        }
+        Ok(labels)
+    }
+
+    /// The next exec takes the labels on.
+    pub fn apply(&mut self) -> Result<(), LsmError> {
+        for (field, value, file) in &mut self.0 {
+            let written = file.write_all(value.as_bytes());
+            written.map_err(|source| LsmError::Apply { field, value: value.clone(), source })?;
+        }
+        Ok(())
+    }
+}

@@ -46,9 +46,9 @@ pub fn shell(script: &str) -> Option<Bundle> {
     {
         symlink("busybox", bin.join(applet)).expect("linked");
     }
-    for applet in
-        ["stat", "touch", "chroot", "unshare", "tty", "stty", "readlink", "mknod", "dd", "pwd", "trap"]
-    {
+    for applet in [
+        "stat", "touch", "chroot", "unshare", "tty", "stty", "readlink", "mknod", "dd", "pwd", "uname", "awk",
+    ] {
         symlink("busybox", bin.join(applet)).expect("linked");
     }
     let bundle = Bundle { config: config(&id, script), id, dir };

@@ -5,7 +5,11 @@
 mod attacks;
 mod bundle;
 mod exec;
+mod faults;
 mod hooks;
 mod isolation;
 mod lifecycle;
 mod monitor;
+mod races;
+mod rootless;
+mod spec;

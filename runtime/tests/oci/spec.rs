@@ -1,0 +1,283 @@
+//! Fields of config.json, each by what a process inside sees of it.
+
+use crate::bundle::{Bundle, shell};
+use nix::{
+    cmsg_space,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::IoSliceMut,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::{fs::MetadataExt, net::UnixListener},
+    },
+    process::Command,
+};
+
+#[test]
+fn a_time_namespace_has_clocks_of_its_own() {
+    let Some(bundle) = shell("cat /proc/self/timens_offsets; cat /proc/uptime") else { return };
+    let offsets = json!({"boottime": {"secs": 7_000_000}, "monotonic": {"secs": 5, "nanosecs": 7}});
+    let bundle =
+        bundle.also("/linux/namespaces", json!({"type": "time"})).with("/linux/timeOffsets", offsets);
+    let out = bundle.run().expect_ok();
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words[..6], ["monotonic", "5", "7", "boottime", "7000000", "0"]);
+    assert!(words[6].parse::<f64>().expect("uptime") > 7_000_000.0, "{out}");
+}
+
+#[test]
+fn an_exec_is_in_the_time_namespace_too() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    let bundle = bundle
+        .also("/linux/namespaces", json!({"type": "time"}))
+        .with("/linux/timeOffsets", json!({"boottime": {"secs": 7_000_000}}));
+    bundle.up();
+    let out = bundle.exec(&["cat", "/proc/uptime"]).expect_ok();
+    assert!(out.split(' ').next().expect("a number").parse::<f64>().expect("uptime") > 7_000_000.0, "{out}");
+}
+
+#[test]
+fn scheduler_io_priority_and_personality_are_taken_on() {
+    // proc_pid_stat(5): 19 nice, 41 policy.
+    let Some(bundle) = shell("uname -m; awk '{print $19, $41}' /proc/self/stat; dmesg -n 1 2>/dev/null; :")
+    else {
+        return;
+    };
+    let bundle = bundle
+        .with("/linux/personality", json!({"domain": "LINUX32"}))
+        .with("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 7}))
+        .with("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}));
+    assert_eq!(bundle.run().expect_ok(), "i686\n7 3\n");
+}
+
+#[test]
+fn owners_are_shifted_by_an_idmapped_mount() {
+    for (users, owner) in [(false, "3007"), (true, "7")] {
+        let Some(bundle) = shell("stat -c %u /data/file") else { return };
+        fs::create_dir(bundle.dir.join("volume")).expect("made");
+        let file = bundle.dir.join("volume/file");
+        fs::write(&file, "").expect("written");
+        std::os::unix::fs::chown(&file, Some(7), Some(7)).expect("chowned");
+        let to_3000 = json!([{"containerID": 0, "hostID": 3000, "size": 100}]);
+        let mut mount = json!({"destination": "/data", "type": "bind", "source": "volume", "options": ["rbind", "idmap"]});
+        let mut bundle = if users {
+            // The container's own map: what is 7 on disk is 7 inside.
+            bundle.with_users(3000)
+        } else {
+            mount["uidMappings"] = to_3000.clone();
+            mount["gidMappings"] = to_3000;
+            bundle
+        };
+        bundle = bundle.also("/mounts", mount);
+        assert_eq!(bundle.run().expect_ok().trim(), owner, "users {users}");
+        assert_eq!(fs::metadata(&file).expect("there").uid(), 7, "on disk nothing changes");
+    }
+}
+
+#[test]
+fn a_mapping_that_cannot_be_is_refused_by_name() {
+    let Some(bundle) = shell("true") else { return };
+    let mount = json!({"destination": "/data", "type": "tmpfs", "options": ["idmap"]});
+    let bundle = bundle.also("/mounts", mount);
+    bundle.run().expect_err(1, "mounts: /data: option \"idmap\"");
+    bundle.expect_gone();
+}
+
+#[test]
+fn a_tmpfs_starts_with_what_the_image_has() {
+    let Some(bundle) =
+        shell("cat /seed/deep/file; stat -c '%a %u' /seed/deep/file; readlink /seed/link; : > /seed/new")
+    else {
+        return;
+    };
+    let seed = bundle.root().join("seed");
+    fs::create_dir_all(seed.join("deep")).expect("made");
+    fs::write(seed.join("deep/file"), "from the image\n").expect("written");
+    fs::set_permissions(seed.join("deep/file"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
+        .expect("set");
+    std::os::unix::fs::chown(seed.join("deep/file"), Some(7), Some(7)).expect("chowned");
+    fs::set_permissions(seed.join("deep/file"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
+        .expect("set");
+    std::os::unix::fs::symlink("/etc/shadow", seed.join("link")).expect("linked");
+    let bundle = bundle
+        .also("/mounts", json!({"destination": "/seed", "type": "tmpfs", "options": ["tmpcopyup", "nodev"]}));
+    assert_eq!(bundle.run().expect_ok(), "from the image\n4755 7\n/etc/shadow\n");
+    assert!(!seed.join("new").exists(), "the image is not written to");
+}
+
+#[test]
+fn recursive_attributes_reach_the_mounts_below() {
+    for (option, writable) in [("ro", true), ("rro", false)] {
+        let Some(bundle) = shell("touch /data/below/file && echo written; :") else { return };
+        let below = bundle.dir.join("volume/below");
+        fs::create_dir_all(&below).expect("made");
+        let below = below.to_str().expect("UTF-8").to_owned();
+        let bundle = bundle.also(
+            "/mounts",
+            json!({"destination": "/data", "type": "bind", "source": "volume", "options": ["rbind", option]}),
+        );
+        bundle.write();
+        // In a mount namespace of its own, so that the mount goes whatever happens.
+        let run = bundle.command(&["run", "{id}"]);
+        let words: Vec<String> =
+            run.get_args().map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect();
+        let script = format!("mount -t tmpfs none {below} && timeout {}", words.join(" "));
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-c", &script])
+            .current_dir(&bundle.dir)
+            .output()
+            .expect("runs");
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(out == "written\n", writable, "{option}: {output:?}");
+    }
+}
+
+/// Resources of the one controller that cgroup v2 has on hosts beside v1, too; the others are tested in guests.
+#[test]
+fn limits_are_written_updated_and_reported() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    let controllers = runtime::cgroup::mount_point().expect("cgroup v2").join("cgroup.controllers");
+    if !fs::read_to_string(controllers).expect("read").contains("hugetlb") {
+        eprintln!("skipped: no hugetlb controller in cgroup v2");
+        return;
+    }
+    let limits = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}]});
+    let bundle = bundle.with("/linux/resources", limits);
+    bundle.up();
+    let limit = || fs::read_to_string(bundle.cgroup().join("hugetlb.2MB.max")).expect("read");
+    assert_eq!(limit(), "4194304\n");
+    fs::write(bundle.dir.join("new.json"), r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 2097152}]}"#)
+        .expect("written");
+    bundle.runtime(&["update", "--resources", "new.json", "{id}"]).expect_ok();
+    assert_eq!(limit(), "2097152\n");
+    let stats: Value =
+        serde_json::from_str(&bundle.runtime(&["events", "--stats", "{id}"]).expect_ok()).expect("JSON");
+    assert_eq!(stats["type"], "stats");
+    assert_eq!(stats["data"]["hugetlb"]["2MB"]["usage"], 0);
+    assert!(stats["data"]["cpu"]["usage"]["total"].as_u64().expect("a number") > 0);
+    bundle.runtime(&["kill", "{id}", "KILL"]).expect_ok();
+    bundle.wait_for("it ends", || bundle.status() == "stopped");
+    bundle.runtime(&["update", "--pids-limit", "5", "{id}"]).expect_err(1, "container not running");
+}
+
+#[test]
+fn a_supervisor_is_given_the_listener_and_the_state() {
+    let Some(bundle) = shell("mkdir /made; echo $?") else { return };
+    let path = bundle.dir.join("supervisor.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"});
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "for you", "syscalls": [rule],
+    });
+    let bundle = bundle.with("/linux/seccomp", profile);
+    let supervisor = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the runtime connects");
+        let (mut buffer, mut control) = ([0; 8192], cmsg_space!(RawFd));
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty());
+        let message = message.expect("received");
+        let fds = message.cmsgs().expect("control").find_map(|part| match part {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        });
+        let len = message.bytes;
+        let kind = fs::read_link(format!("/proc/self/fd/{}", fds.expect("a descriptor"))).expect("open");
+        nix::unistd::close(fds.expect("a descriptor")).expect("closed");
+        (serde_json::from_slice::<Value>(&buffer[..len]).expect("JSON"), kind)
+    });
+    // A listener that is gone fails the calls with ENOSYS.
+    let answer = bundle.run();
+    let (state, kind) = supervisor.join().expect("told");
+    assert!(answer.out.ends_with("1\n") && answer.err.contains("not implemented"), "{answer:?}");
+    assert_eq!(kind.to_str(), Some("anon_inode:seccomp notify"));
+    assert_eq!((state["metadata"].as_str(), state["fds"][0].as_str()), (Some("for you"), Some("seccompFd")));
+    assert!(state["pid"].as_i64().expect("a pid") > 1);
+    assert_eq!(state["state"]["id"], bundle.id.as_str());
+}
+
+#[test]
+fn namespaces_are_joined_by_path() {
+    let Some(first) = shell("sleep 1000") else { return };
+    let first = first.with_users(100_000);
+    first.up();
+    let pid = first.state()["pid"].as_i64().expect("a pid");
+    let Some(second) = shell("cat /proc/self/uid_map; readlink /proc/self/ns/net") else { return };
+    let mut second = second.with_users(100_000);
+    let paths = [("user", "user"), ("net", "network"), ("ipc", "ipc"), ("pid", "pid")];
+    for namespace in second.config["linux"]["namespaces"].as_array_mut().expect("a list") {
+        if let Some((file, _)) = paths.iter().find(|(_, kind)| namespace["type"] == *kind) {
+            namespace["path"] = json!(format!("/proc/{pid}/ns/{file}"));
+        }
+    }
+    let linux = second.config["linux"].as_object_mut().expect("an object");
+    linux.remove("uidMappings");
+    linux.remove("gidMappings");
+    let out = second.run().expect_ok();
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>()[..3], ["0", "100000", "65536"]);
+    let net = fs::read_link(format!("/proc/{pid}/ns/net")).expect("read");
+    assert!(out.contains(net.to_str().expect("UTF-8")), "{out}");
+}
+
+#[test]
+fn labels_that_nobody_enforces_are_refused() {
+    for (field, value) in [
+        ("/process/apparmorProfile", "docker-default"),
+        ("/process/selinuxLabel", "system_u:system_r:container_t:s0"),
+        ("/linux/mountLabel", "system_u:object_r:container_file_t:s0"),
+    ] {
+        let Some(bundle) = shell("true") else { return };
+        let bundle = bundle.with(field, json!(value));
+        let enforced = if field.contains("apparmor") {
+            runtime::lsm::apparmor_enabled()
+        } else {
+            runtime::lsm::selinux_enabled()
+        };
+        if !enforced {
+            bundle.run().expect_err(1, &field[1..].replace('/', "."));
+            bundle.expect_gone();
+        }
+    }
+}
+
+#[test]
+fn features_are_what_the_program_takes() {
+    let Some(bundle) = shell("true") else { return };
+    let features: Value = serde_json::from_str(&bundle.runtime(&["features"]).expect_ok()).expect("JSON");
+    // Every option that is named is understood: what is wrong with a mount is never its options.
+    let special = ["idmap", "ridmap", "tmpcopyup"];
+    let options: Vec<&Value> = features["mountOptions"].as_array().expect("a list").iter().collect();
+    assert!(options.len() > 50, "{options:?}");
+    let plain = options.iter().filter(|option| !special.contains(&option.as_str().expect("text")));
+    let superblock = ["sync", "dirsync", "lazytime", "silent", "mand"];
+    let bindable: Vec<&&Value> =
+        plain.filter(|option| !superblock.contains(&option.as_str().expect("text"))).collect();
+    fs::create_dir(bundle.dir.join("volume")).expect("made");
+    let bundle = bindable.iter().fold(bundle, |bundle, option| {
+        let mount = json!({
+            "destination": format!("/data-{}", option.as_str().expect("text")), "type": "bind", "source": "volume",
+            "options": ["rbind", option],
+        });
+        bundle.also("/mounts", mount)
+    });
+    bundle.run().expect_ok();
+    let namespaces = features["linux"]["namespaces"].as_array().expect("a list");
+    assert!(namespaces.contains(&json!("time")));
+}
+
+impl Bundle {
+    /// In a user namespace whose root is `first` on the host.
+    pub fn with_users(self, first: u32) -> Self {
+        let map = json!([{"containerID": 0, "hostID": first, "size": 65536}]);
+        let copy = |path: &std::path::Path| {
+            // The image belongs to the container's root.
+            let _ = Command::new("chown").args(["-R", "-h", &first.to_string()]).arg(path).status();
+        };
+        copy(&self.root());
+        self.also("/linux/namespaces", json!({"type": "user"}))
+            .with("/linux/uidMappings", map.clone())
+            .with("/linux/gidMappings", map)
+    }
+}

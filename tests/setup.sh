@@ -4,7 +4,7 @@
 set -euo pipefail
 cache=$1
 mkdir -p "$cache"
-needed=(qemu-system-x86 mmdebstrap uidmap e2fsprogs openssh-client iproute2 nftables docker-registry skopeo busybox-static conmon strace python3-pip unzip curl)
+needed=(qemu-system-x86 mmdebstrap uidmap e2fsprogs openssh-client iproute2 nftables docker-registry skopeo busybox-static conmon crun strace python3-pip unzip curl)
 missing=()
 for package in "${needed[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod container;
 mod device_rules;
 mod hooks;
+pub mod host;
 mod init;
 pub mod lsm;
 pub mod monitor;

@@ -5,12 +5,21 @@
 
 mod memory;
 mod pods;
+mod runtime;
 mod writes;
 
 use tests::{Cluster, Options};
 
 fn main() {
     tests::require_root();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some("runtime") => return runtime::measure(),
+        Some("rss") => return runtime::print_rss(&words[1..]),
+        _ => {}
+    }
+    println!("## One container that does nothing (medians)\n");
+    runtime::table();
     let cluster = Cluster::start(Options::default());
     let idle = memory::daemons(&cluster);
     println!(

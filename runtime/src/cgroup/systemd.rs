@@ -7,6 +7,7 @@ use super::{
     dbus::{Body, Call, Connection, Value},
     limits::Limit,
 };
+use crate::host;
 use nix::unistd::getuid;
 use std::{
     env, fs, io,
@@ -32,7 +33,7 @@ impl Scope {
         let parts: Vec<&str> = text.split(':').collect();
         let [slice, prefix, name] = parts[..] else { return Err(wrong()) };
         let slice = match slice {
-            "" if getuid().is_root() => "system.slice",
+            "" if host::is_root() => "system.slice",
             "" => "user.slice",
             slice => slice,
         };
@@ -124,7 +125,7 @@ fn manager_call<'a>(body: Body, member: &'a str, signature: &'a str) -> Call<'a>
 
 /// Root talks to the system's manager, everybody else to their own.
 fn bus() -> PathBuf {
-    if getuid().is_root() {
+    if host::is_root() {
         return PathBuf::from(SYSTEM_BUS);
     }
     let address = env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();

@@ -61,6 +61,7 @@ pub fn create(
         preserve_fds: args.preserve_fds,
         new_keyring: !args.no_new_keyring,
         systemd_cgroup,
+        find_program: true,
         at_once,
     };
     let mut created = container::create(options)?;

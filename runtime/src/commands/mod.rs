@@ -126,7 +126,7 @@ pub fn protect() -> Result<(), ContainerError> {
 
 /// Where state is kept unless `--root` says otherwise.
 fn default_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::getuid().is_root());
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !runtime::host::is_root());
     own.map_or_else(|| PathBuf::from("/run/wherry/runtime"), |dir| Path::new(&dir).join("wherry-runtime"))
 }
 

@@ -45,6 +45,8 @@ pub struct CreateOptions<'a> {
     pub new_keyring: bool,
     /// `linux.cgroupsPath` is `slice:prefix:name`, and systemd makes the cgroup.
     pub systemd_cgroup: bool,
+    /// A program that is missing is an error of create, as under runc; else of start.
+    pub find_program: bool,
     /// Run the program at once, instead of on [`super::start`].
     pub at_once: bool,
 }
@@ -126,6 +128,7 @@ fn create_in(
             new_keyring: options.new_keyring,
             filter,
             mapped,
+            find_program: options.find_program,
             waits,
             moved,
         };

@@ -3,9 +3,8 @@
 use super::{ContainerError, CreateOptions, Record};
 use crate::{
     cgroup::{self, Cgroup, CgroupError, Scope, limits},
-    device_rules,
+    device_rules, host,
 };
-use nix::unistd::getuid;
 use runtime_spec::oci::{LinuxResources, Spec};
 use std::{
     fs, io,
@@ -34,7 +33,7 @@ impl Place {
             };
             return Ok(Self::Systemd(Scope::parse(&text)?));
         }
-        if getuid().is_root() {
+        if host::is_root() {
             let default = || Path::new("/wherry-runtime").join(options.id.as_ref());
             return Ok(Self::Own(cgroup::absolute(&listed.cloned().unwrap_or_else(default))?));
         }
@@ -103,7 +102,7 @@ fn devices(group: &Cgroup, spec: &Spec) -> Result<(), ContainerError> {
     match device_rules::apply(group, listed) {
         // An ordinary user cannot make nodes either, so there is nothing to keep away from.
         Err(CgroupError::Io { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied && !getuid().is_root() =>
+            if source.kind() == io::ErrorKind::PermissionDenied && !host::is_root() =>
         {
             Ok(())
         }

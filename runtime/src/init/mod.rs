@@ -10,7 +10,7 @@ mod program;
 pub mod scheduling;
 
 use crate::{
-    hooks,
+    hooks, host,
     lsm::{LsmError, OnExec},
     mounts::{self, MountError, Overlay, devices, idmap::Mapped, masked},
     seccomp::{Filter, Listener, SeccompError},
@@ -96,6 +96,8 @@ pub struct Init<'a> {
     pub new_keyring: bool,
     pub filter: Option<Filter>,
     pub mapped: Mapped,
+    /// Look for the program before it is started.
+    pub find_program: bool,
     /// The parent has something to do first.
     pub waits: bool,
     /// The cgroup comes after the process, and its namespace after it.
@@ -182,7 +184,7 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
     mounts::mount_all(&root, init.spec, init.bundle, &mut init.mapped)?;
     mounts::verify_proc(&root, init.spec)?;
-    devices::create(&root, init.spec, user_namespace)?;
+    devices::create(&root, init.spec, user_namespace || !host::is_root())?;
     let hooks = init.spec.hooks().as_ref();
     hooks::run(
         "createContainer",
@@ -203,6 +205,9 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
         mounts::make_read_only(&root)?;
     }
     mounts::pivot(&root)?;
+    if let Some(process) = process.filter(|_| init.find_program) {
+        program::Program::find(process)?;
+    }
     Ok(host)
 }
 

@@ -77,6 +77,7 @@ pub fn create(request: &Create, state_root: &Path) -> Result<Container, Containe
         preserve_fds: 0,
         new_keyring: true,
         systemd_cgroup: false,
+        find_program: false,
         at_once: false,
     };
     let created = container::create(options)?;

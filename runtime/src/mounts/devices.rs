@@ -50,6 +50,10 @@ pub fn create(root: &OwnedFd, spec: &Spec, user_namespace: bool) -> Result<(), M
 
 fn create_one(root: &OwnedFd, device: &LinuxDevice, user_namespace: bool) -> Result<(), MountError> {
     let path = device.path();
+    // The link to the multiplexer of the container's own devpts is there already; the host's would reach the host's terminals.
+    if path == Path::new("/dev/ptmx") {
+        return Ok(());
+    }
     let invalid = || io_error("make", path)(io::ErrorKind::InvalidInput.into());
     if user_namespace {
         return bind_host(root, path);

@@ -1,0 +1,14 @@
+//! Who this process is on the host.
+
+use nix::unistd::getuid;
+use std::{fs, sync::OnceLock};
+
+/// Whether this process is the host's root: uid 0, and not in a user namespace of somebody else's, as under rootless podman.
+pub fn is_root() -> bool {
+    static ROOT: OnceLock<bool> = OnceLock::new();
+    *ROOT.get_or_init(|| {
+        getuid().is_root()
+            && fs::read_to_string("/proc/self/uid_map")
+                .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+    })
+}

@@ -95,6 +95,17 @@ impl Scope {
         })
     }
 
+    /// Ends a scope. One whose directory goes before systemd has seen it empty would stay "running" for ever.
+    pub fn stop(unit: &str) -> Result<(), CgroupError> {
+        let failed = |source| CgroupError::Systemd { what: "stop", unit: unit.to_owned(), source };
+        let mut body = Body::default();
+        body.text(unit);
+        body.text("replace");
+        Connection::open(&bus())
+            .and_then(|mut bus| bus.call(manager_call(body, "StopUnit", "ss")))
+            .map_err(failed)
+    }
+
     /// Tells systemd of changed limits, or it would put the old ones back when it reloads.
     pub fn update(unit: &str, limits: &[Limit]) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Systemd { what: "update", unit: unit.to_owned(), source };

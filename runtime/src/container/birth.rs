@@ -1,7 +1,10 @@
 //! Where a container's processes are born: in new namespaces by flags, in others by path.
 
 use super::{ContainerError, io_error, kernel};
-use crate::init::channel::{self, FromInit};
+use crate::{
+    host,
+    init::channel::{self, FromInit},
+};
 use nix::{
     sched::{CloneFlags, setns},
     sys::wait::{Id, WaitPidFlag, waitid},
@@ -62,7 +65,11 @@ impl Namespaces {
                     .map_err(|err| io_error("join the namespace", path.as_path())(err.into()))
             })
         };
-        if self.joins_users {
+        if self.join.is_empty() {
+            return self.plainly(cgroup);
+        }
+        // Only the host's root can go back to the host's namespaces.
+        if self.joins_users || !host::is_root() {
             return inside(enter, self.new, cgroup);
         }
         let back = Back::to(self.join.iter().map(|(flag, _)| *flag))?;

@@ -3,6 +3,7 @@
 use super::{ContainerError, Created, Record, Stdio, birth, io_error, kernel};
 use crate::{
     cgroup::Cgroup,
+    host,
     init::{
         self, FromHost, InitError,
         channel::{self, Channel, FromInit},
@@ -96,8 +97,8 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     }
 }
 
-/// Makes a child in the container's pid namespace. Only children are born into one that is joined, so it is joined for as long as one is made; a user
-/// namespace cannot be left again, so there a process between does it.
+/// Makes a child in the container's pid namespace. Only children are born into one that is joined, so it is joined for as long as one is made; where
+/// that could not be undone (a user namespace is joined, or this is not the host's root) a process between does it.
 fn clone_into(
     container: &OwnedFd,
     spec: &Spec,
@@ -109,6 +110,9 @@ fn clone_into(
     if has_namespace(spec, LinuxNamespaceType::User) {
         let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
         return birth::inside(|| enter(both), 0, cgroup);
+    }
+    if !host::is_root() {
+        return birth::inside(|| enter(CloneFlags::CLONE_NEWPID), 0, cgroup);
     }
     let own = Path::new("/proc/self/ns/pid_for_children");
     let own_pids = File::open(own).map_err(io_error("open", own))?;

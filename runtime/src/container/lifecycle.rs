@@ -75,6 +75,11 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Co
     if status != Status::Stopped && record.pid != 0 {
         stop(&record, state_root)?;
     }
+    if let Some(unit) = record.unit() {
+        Cgroup::at(&record.cgroup).kill()?;
+        // One that has ended by itself is not loaded any more; whatever else, the cgroup goes below.
+        let _ = Scope::stop(unit);
+    }
     if !record.cgroup.as_os_str().is_empty() {
         Cgroup::at(&record.cgroup).remove()?;
     }
@@ -146,10 +151,7 @@ pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError>
 pub fn update(state_root: &Path, id: &ContainerId, resources: &LinuxResources) -> Result<(), ContainerError> {
     let record = expect(state_root, id, "update", |status| status != Status::Stopped)?;
     Cgroup::at(&record.cgroup).limit(resources)?;
-    match record.cgroup.file_name().and_then(|unit| unit.to_str()) {
-        Some(unit) if record.systemd => Ok(Scope::update(unit, &limits::of(resources)?)?),
-        _ => Ok(()),
-    }
+    record.unit().map_or(Ok(()), |unit| Ok(Scope::update(unit, &limits::of(resources)?)?))
 }
 
 fn expect(

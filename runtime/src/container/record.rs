@@ -116,6 +116,11 @@ impl Record {
         if Self::start_socket(state_root, &self.id).exists() { Status::Created } else { Status::Running }
     }
 
+    /// The scope that systemd made.
+    pub fn unit(&self) -> Option<&str> {
+        self.cgroup.file_name().and_then(|unit| unit.to_str()).filter(|_| self.systemd)
+    }
+
     /// Runs the hooks of a moment after the container was created.
     pub fn run_hooks(&self, moment: &'static str, status: Status) -> Result<(), HookError> {
         let Some(listed) = &self.hooks else { return Ok(()) };

@@ -80,10 +80,11 @@ pub fn run(args: &Args, kubeconfig: Option<&Path>) -> Result<(), CtlError> {
     for dir in [&args.host.run_dir, &args.host.state_dir, &args.host.log_dir] {
         fs::create_dir_all(dir).map_err(file("create", dir))?;
     }
-    for daemon in daemons(args, kubeconfig, &binaries) {
-        start(&daemon, &args.host, &binaries)?;
+    let daemons = daemons(args, kubeconfig, &binaries);
+    for daemon in &daemons {
+        start(daemon, &args.host, &binaries)?;
     }
-    wait_for_node(args, kubeconfig)?;
+    wait_for_node(args, kubeconfig, || revive(&daemons, &args.host, &binaries))?;
     note(&format!("The cluster is ready. Its kubeconfig: {}", kubeconfig.display()));
     note("Next: `ctl apply -f examples/hello.yaml`, `ctl get pods -A`; `ctl down` stops it all.");
     Ok(())
@@ -100,6 +101,14 @@ pub fn start(daemon: &Daemon, host: &Host, binaries: &Path) -> Result<(), CtlErr
         note(&format!("{} runs (pid {pid}, log {})", daemon.program(), log.display()));
     }
     Ok(())
+}
+
+/// Starts what has ended since: a process that was being killed when `up` looked still counted as running. systemd does this by itself.
+fn revive(daemons: &[Daemon], host: &Host, binaries: &Path) -> Result<(), CtlError> {
+    if host.systemd() {
+        return Ok(());
+    }
+    daemons.iter().try_for_each(|daemon| process::start(daemon, binaries, &host.run_dir).map(|_| ()))
 }
 
 /// The three daemons in the order they start, with every path spelt out.
@@ -132,12 +141,21 @@ fn daemons(args: &Args, kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
     [with("scheduler", scheduler), with("netd", netd), with("agent", agent)]
 }
 
-fn wait_for_node(args: &Args, kubeconfig: &Path) -> Result<(), CtlError> {
+fn wait_for_node(
+    args: &Args,
+    kubeconfig: &Path,
+    mut revive: impl FnMut() -> Result<(), CtlError>,
+) -> Result<(), CtlError> {
     let name = args.node_name.clone().unwrap_or_else(|| {
         nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
     });
     let mut last = String::from("the API server has not answered");
+    let mut revived = Ok(());
     let ready = wait_until(READY_WAIT, POLL, || {
+        revived = revive();
+        if revived.is_err() {
+            return true;
+        }
         let node = Kubeconfig::load(kubeconfig, None)
             .and_then(|config| Client::new(&config))
             .and_then(|client| client.get(&format!("/api/v1/nodes/{name}")));
@@ -158,6 +176,7 @@ fn wait_for_node(args: &Args, kubeconfig: &Path) -> Result<(), CtlError> {
             }
         }
     });
+    revived?;
     if ready {
         Ok(())
     } else {

@@ -11,6 +11,7 @@ pub mod path;
 pub mod process;
 pub mod scheduling;
 pub mod seccomp;
+pub mod start;
 
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path};
 

@@ -30,24 +30,24 @@ use std::{
 #[command(name = "wherry-runtime", version, long_version = VERSION, about = "An OCI runtime, and the monitor of Wherry's pods")]
 pub struct Cli {
     /// Where the state of containers is kept [default: /run/wherry/runtime, of an ordinary user below $XDG_RUNTIME_DIR]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Write errors to this file too
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
     /// Let systemd make cgroups: linux.cgroupsPath is slice:prefix:name
-    #[arg(long, global = true)]
+    #[arg(long)]
     systemd_cgroup: bool,
     /// Taken for the sake of callers of other runtimes; there is no more to tell
-    #[arg(long, global = true, hide = true)]
+    #[arg(long, hide = true)]
     debug: bool,
     /// As --debug
-    #[arg(long, global = true, hide = true, value_name = "LEVEL")]
+    #[arg(long, hide = true, value_name = "LEVEL")]
     log_level: Option<String>,
     /// As --debug; whether a user is an ordinary one is seen
-    #[arg(long, global = true, hide = true, value_name = "BOOL")]
+    #[arg(long, hide = true, value_name = "BOOL")]
     rootless: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -63,6 +63,8 @@ enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
+// Only what is asked for is built: all commands together take as long as cloning the container.
+#[command(defer = true)]
 enum Command {
     /// Create a container; its program waits for `start`
     Create(create::CreateArgs),

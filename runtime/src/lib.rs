@@ -16,3 +16,4 @@ pub mod monitor;
 pub mod mounts;
 mod seccomp;
 pub mod self_protection;
+pub mod warnings;

@@ -35,30 +35,30 @@ fn label(process: &Process) -> Option<&str> {
     process.selinux_label().as_deref().filter(|label| !label.is_empty())
 }
 
-/// Refuses what this host cannot enforce. An AppArmor profile `unconfined` asks for nothing.
+/// Refuses what this host cannot enforce.
 pub fn check(spec: &Spec) -> Result<(), LsmError> {
-    let process = spec.process().as_ref();
-    let absent =
-        |field, value: &str, module| Err(LsmError::Absent { field, value: value.to_owned(), module });
-    match process.and_then(profile) {
-        Some(profile) if profile != "unconfined" && !apparmor_enabled() => {
-            return absent("process.apparmorProfile", profile, "AppArmor");
-        }
-        _ => {}
+    if let Some(process) = spec.process() {
+        check_process(process)?;
     }
     let mounts = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
-    let labels = [
-        ("process.selinuxLabel", process.and_then(label)),
-        ("linux.mountLabel", mounts.filter(|label| !label.is_empty())),
-    ];
-    for (field, value) in labels {
-        if let Some(value) = value
-            && !selinux_enabled()
-        {
-            return absent(field, value, "SELinux");
-        }
+    check_label("linux.mountLabel", mounts.filter(|label| !label.is_empty()))
+}
+
+/// The same for a further process. An AppArmor profile `unconfined` asks for nothing.
+pub fn check_process(process: &Process) -> Result<(), LsmError> {
+    let asked = profile(process).filter(|profile| *profile != "unconfined");
+    if let Some(profile) = asked.filter(|_| !apparmor_enabled()) {
+        let (field, value) = ("process.apparmorProfile", profile.to_owned());
+        return Err(LsmError::Absent { field, value, module: "AppArmor" });
     }
-    Ok(())
+    check_label("process.selinuxLabel", label(process))
+}
+
+fn check_label(field: &'static str, asked: Option<&str>) -> Result<(), LsmError> {
+    match asked.filter(|_| !selinux_enabled()) {
+        Some(label) => Err(LsmError::Absent { field, value: label.to_owned(), module: "SELinux" }),
+        None => Ok(()),
+    }
 }
 
 /// Labels to take on at exec, with the files to write them to.

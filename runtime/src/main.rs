@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Err(err) => {
             let message = runtime::container::chain(&err);
             commands::report(&cli, &message);
-            ExitCode::from(err.exit_code())
+            ExitCode::from(commands::exit_code(&cli, &err))
         }
     }
 }

@@ -2,20 +2,27 @@
 #![forbid(unsafe_code)]
 
 mod container_id;
+mod process;
 pub mod seccomp;
 mod state;
+mod sysctl;
 mod validate;
 
 pub use container_id::ContainerId;
 pub use oci_spec::runtime as oci;
+pub use process::{cpus, validate_process};
 pub use state::{State, Status};
 pub use validate::validate;
 
 use oci::Spec;
-use std::{fs, io, path::PathBuf};
+use serde::de::DeserializeOwned;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Version of the specification that state.json names.
-pub const OCI_VERSION: &str = "1.2.0";
+pub const OCI_VERSION: &str = "1.3.0";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -30,11 +37,29 @@ pub enum SpecError {
     Name { what: &'static str, value: String, allowed: &'static str },
 }
 
-/// Reads and checks `<bundle>/config.json`.
-pub fn load(bundle: &std::path::Path) -> Result<Spec, SpecError> {
-    let path = bundle.join("config.json");
-    let text = fs::read(&path).map_err(|source| SpecError::Read { path: path.clone(), source })?;
-    let spec: Spec = serde_json::from_slice(&text).map_err(|source| SpecError::Parse { path, source })?;
+/// Reads and checks `<bundle>/config.json`; `unknown` is told the fields that it has beyond the specification, which are to be ignored (config.md,
+/// "Extensibility").
+pub fn load(bundle: &Path, unknown: &mut dyn FnMut(&str)) -> Result<Spec, SpecError> {
+    let spec: Spec = read(&bundle.join("config.json"), unknown)?;
     validate(&spec)?;
     Ok(spec)
+}
+
+/// Reads a JSON file of the specification's types, as [`load`] does.
+pub fn read<T: DeserializeOwned>(path: &Path, unknown: &mut dyn FnMut(&str)) -> Result<T, SpecError> {
+    let text = fs::read(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })?;
+    parse(path, &text, unknown)
+}
+
+/// `path` is where the text is from. Errors name it, the line and the column.
+pub fn parse<T: DeserializeOwned>(
+    path: &Path,
+    text: &[u8],
+    unknown: &mut dyn FnMut(&str),
+) -> Result<T, SpecError> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    // It writes `?` for a value that may be absent.
+    let parsed = serde_ignored::deserialize(&mut json, |field| unknown(&field.to_string().replace(".?", "")));
+    let whole = parsed.and_then(|value| json.end().map(|()| value));
+    whole.map_err(|source| SpecError::Parse { path: path.to_owned(), source })
 }

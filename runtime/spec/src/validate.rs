@@ -2,9 +2,11 @@
 
 use crate::{
     SpecError,
-    oci::{LinuxNamespaceType, Spec},
+    oci::{Linux, LinuxNamespaceType, Spec},
+    process::validate_process,
+    sysctl,
 };
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Checks what the types do not: versions, paths, and fields that this runtime does not do, each by name.
 pub fn validate(spec: &Spec) -> Result<(), SpecError> {
@@ -12,15 +14,7 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
     let root = spec.root().as_ref().ok_or_else(|| field("root", "is missing"))?;
     require(!root.path().as_os_str().is_empty(), "root.path", "is empty")?;
     if let Some(process) = spec.process() {
-        require(process.args().as_ref().is_some_and(|args| !args.is_empty()), "process.args", "is empty")?;
-        require(process.cwd().is_absolute(), "process.cwd", "is not absolute")?;
-        for (index, variable) in process.env().iter().flatten().enumerate() {
-            require(
-                variable.contains('=') && !variable.contains('\0'),
-                &format!("process.env[{index}]"),
-                "is not NAME=value",
-            )?;
-        }
+        validate_process(process)?;
     }
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         require(
@@ -29,7 +23,40 @@ pub fn validate(spec: &Spec) -> Result<(), SpecError> {
             "is empty",
         )?;
     }
+    for (name, of_another_platform) in [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ] {
+        require(!of_another_platform, name, "is not supported: this runtime makes containers of Linux")?;
+    }
+    let has_key = |annotations: &std::collections::HashMap<String, String>| !annotations.contains_key("");
+    require(spec.annotations().as_ref().is_none_or(has_key), "annotations", "a key is empty")?;
+    hooks(spec)?;
     linux(spec)
+}
+
+#[allow(deprecated, reason = "config.json files still have prestart")]
+fn hooks(spec: &Spec) -> Result<(), SpecError> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    let moments = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (moment, list) in moments {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let at = |name: &str| format!("hooks.{moment}[{index}].{name}");
+            let shown = format!("{}: is not absolute", hook.path().display());
+            require(hook.path().is_absolute(), &at("path"), &shown)?;
+            require(hook.timeout().is_none_or(|seconds| seconds > 0), &at("timeout"), "is not above 0")?;
+        }
+    }
+    Ok(())
 }
 
 fn version(version: &str) -> Result<(), SpecError> {
@@ -53,15 +80,32 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
         seen.push(namespace.typ());
     }
     require(seen.contains(&LinuxNamespaceType::Mount), "linux.namespaces", "a mount namespace is needed")?;
-    let has_user = seen.contains(&LinuxNamespaceType::User);
-    let mapped = linux.uid_mappings().iter().flatten().count() > 0;
-    require(!mapped || has_user, "linux.uidMappings", "needs a user namespace")?;
-    require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
-    let new_time = linux
-        .namespaces()
-        .iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Time && namespace.path().is_none());
+    let new = |kind: LinuxNamespaceType| {
+        let mut listed = linux.namespaces().iter().flatten();
+        listed.any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+    };
+    let maps = [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())];
+    let new_users = new(LinuxNamespaceType::User);
+    for (name, map) in maps {
+        let mapped = map.iter().flatten().next().is_some();
+        require(!mapped || seen.contains(&LinuxNamespaceType::User), name, "needs a user namespace")?;
+        require(mapped || !new_users, name, "is empty, but a new user namespace needs it")?;
+    }
+    let has_names = seen.contains(&LinuxNamespaceType::Uts);
+    for (name, value) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        let set = value.as_deref().is_some_and(|value| !value.is_empty());
+        require(!set || has_names, name, "needs a uts namespace, or it would be the host's")?;
+    }
+    let climbs = |path: &PathBuf| path.components().any(|part| part == Component::ParentDir);
+    require(!linux.cgroups_path().as_ref().is_some_and(climbs), "linux.cgroupsPath", "holds ..")?;
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        let absolute = device.path().is_absolute() && device.path().file_name().is_some();
+        require(absolute, &format!("linux.devices[{index}].path"), "is not absolute")?;
+    }
+    let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
+    require(flags.is_none_or(Vec::is_empty), "linux.personality.flags", "is not supported")?;
+    propagation(linux)?;
+    let new_time = new(LinuxNamespaceType::Time);
     for clock in linux.time_offsets().iter().flatten().map(|(clock, _)| clock) {
         require(new_time, "linux.timeOffsets", "needs a new time namespace")?;
         require(
@@ -72,21 +116,23 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
     }
     require(linux.net_devices().iter().flatten().count() == 0, "linux.netDevices", "is not supported")?;
     require(linux.memory_policy().is_none(), "linux.memoryPolicy", "is not supported")?;
-    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
-        require(
-            !name.is_empty() && !name.split(['.', '/']).any(|part| part.is_empty() || part == ".."),
-            "linux.sysctl",
-            &format!("{name:?} names no sysctl"),
-        )?;
-    }
-    Ok(())
+    require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
+    sysctl::validate(linux)
 }
 
-fn require(holds: bool, name: &str, why: &str) -> Result<(), SpecError> {
+fn propagation(linux: &Linux) -> Result<(), SpecError> {
+    const NAMES: [&str; 8] =
+        ["shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable"];
+    let asked = linux.rootfs_propagation().as_deref().unwrap_or_default();
+    let why = format!("{asked:?}: allowed are {}", NAMES.join(", "));
+    require(asked.is_empty() || NAMES.contains(&asked), "linux.rootfsPropagation", &why)
+}
+
+pub fn require(holds: bool, name: &str, why: &str) -> Result<(), SpecError> {
     if holds { Ok(()) } else { Err(field(name, why)) }
 }
 
-fn field(field: &str, why: &str) -> SpecError {
+pub fn field(field: &str, why: &str) -> SpecError {
     SpecError::Field { field: field.to_owned(), why: why.to_owned() }
 }
 
@@ -105,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let cases: [(&str, Value, &str); 9] = [
+        let cases: [(&str, Value, &str); 27] = [
             ("/ociVersion", json!("2.0.0"), "ociVersion"),
             ("/root/path", json!(""), "root.path"),
             ("/process/args", json!([]), "process.args"),
@@ -113,6 +159,36 @@ mod tests {
             ("/process/env", json!(["A"]), "process.env[0]"),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}), "linux.memoryPolicy"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),
+            ("/process/env", json!(["=A"]), "process.env[0]"),
+            (
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}, {"type": "RLIMIT_CPU", "soft": 2, "hard": 2}]),
+                "process.rlimits[1]",
+            ),
+            (
+                "/process/ioPriority",
+                json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
+                "process.ioPriority.priority",
+            ),
+            ("/hooks", json!({"poststop": [{"path": "true"}]}), "hooks.poststop[0].path"),
+            ("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout"),
+            ("/annotations", json!({"": "x"}), "annotations"),
+            ("/vm", json!({"kernel": {"path": "/x"}}), "vm"),
+            ("/hostname", json!("x"), "hostname"),
+            ("/domainname", json!("x"), "domainname"),
+            ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 5, "size": 1}]), "linux.uidMappings"),
+            ("/linux/namespaces", json!([{"type": "mount"}, {"type": "user"}]), "linux.uidMappings"),
+            ("/linux/sysctl", json!({"vm.swappiness": "1"}), "linux.sysctl"),
+            ("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"}), "linux.sysctl"),
+            ("/linux/sysctl", json!({"kernel/../../x": "1"}), "linux.sysctl"),
+            ("/linux/cgroupsPath", json!("/a/../../b"), "linux.cgroupsPath"),
+            (
+                "/linux/devices",
+                json!([{"path": "fuse", "type": "c", "major": 10, "minor": 229}]),
+                "linux.devices[0].path",
+            ),
+            ("/linux/personality", json!({"domain": "LINUX", "flags": ["X"]}), "linux.personality.flags"),
+            ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation"),
             ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces"),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "linux.namespaces[1]"),
         ];

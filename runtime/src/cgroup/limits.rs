@@ -41,8 +41,9 @@ pub fn of(resources: &LinuxResources) -> Result<Vec<Limit>, CgroupError> {
         value,
     };
     if let Some(cpu) = resources.cpu() {
-        limits
-            .extend(cpu.shares().filter(|&shares| shares > 0).map(|shares| Limit::CpuWeight(weight(shares))));
+        // What is idle has no weight.
+        let shares = cpu.shares().filter(|&shares| shares > 0 && cpu.idle() != Some(1));
+        limits.extend(shares.map(|shares| Limit::CpuWeight(weight(shares))));
         limits.extend(cpu.idle().map(|idle| plain("cpu", "cpu.idle", "cpu.idle", idle.to_string())));
         let quota = cpu.quota().filter(|&quota| quota != 0);
         let period = cpu.period().filter(|&period| period != 0);
@@ -58,8 +59,11 @@ pub fn of(resources: &LinuxResources) -> Result<Vec<Limit>, CgroupError> {
         let asked = |bytes: Option<i64>| bytes.filter(|&bytes| bytes != 0);
         limits.extend(asked(memory.limit()).map(|bytes| Limit::MemoryMax(max_value(bytes))));
         limits.extend(asked(memory.reservation()).map(|bytes| Limit::MemoryLow(max_value(bytes))));
-        if let Some(both) = asked(memory.swap()) {
-            limits.push(Limit::SwapMax(swap(both, memory.limit())?));
+        match asked(memory.swap()) {
+            Some(both) => limits.push(Limit::SwapMax(swap(both, memory.limit())?)),
+            // No limit of memory is none of swap either, as under runc.
+            None if memory.limit() == Some(-1) => limits.push(Limit::SwapMax(None)),
+            None => {}
         }
     }
     limits.extend(
@@ -130,6 +134,15 @@ fn refuse_unsupported(resources: &LinuxResources) -> Result<(), CgroupError> {
         refuse("cpu.realtimeRuntime", cpu.realtime_runtime().filter(|&us| us != 0).map(|us| us.to_string()))?;
         refuse("cpu.realtimePeriod", cpu.realtime_period().filter(|&us| us != 0).map(|us| us.to_string()))?;
     }
+    if let Some(io) = resources.block_io() {
+        let leaf = io.leaf_weight().filter(|&weight| weight != 0);
+        refuse("blockIO.leafWeight", leaf.map(|weight| weight.to_string()))?;
+        let leaf = io.weight_device().iter().flatten().find_map(|device| device.leaf_weight());
+        refuse(
+            "blockIO.weightDevice.leafWeight",
+            leaf.filter(|&weight| weight != 0).map(|weight| weight.to_string()),
+        )?;
+    }
     if let Some(memory) = resources.memory() {
         let off = memory.disable_oom_killer().filter(|&off| off);
         refuse("memory.disableOOMKiller", off.map(|off| off.to_string()))?;
@@ -170,7 +183,9 @@ impl Limit {
             Self::MemoryMax(value) | Self::PidsMax(value) => value.is_none(),
             Self::CpuMax { quota_us, .. } => quota_us.is_none_or(|quota| quota < 0),
             // A reservation counts what hugetlb.*.max counts, and older kernels lack it.
-            Self::Plain { file, value, .. } => value == "0" || file.ends_with("rsvd.max"),
+            Self::Plain { file, value, .. } => {
+                file == "cpu.idle" && value == "0" || file.ends_with("rsvd.max")
+            }
         }
     }
 
@@ -194,6 +209,7 @@ impl Limit {
         let number = |value: &Option<u64>| Value::U64(value.unwrap_or(u64::MAX));
         Some(match self {
             Self::CpuWeight(weight) => ("CPUWeight", Value::U64(*weight)),
+            Self::CpuMax { quota_us: None, .. } => return None,
             Self::CpuMax { quota_us, period_us } => {
                 let quota = quota_us.and_then(|quota| u64::try_from(quota).ok());
                 let period = period_us.unwrap_or(100_000);
@@ -333,6 +349,7 @@ mod tests {
             (r#"{"memory": {"limit": 4096, "swap": 1024}}"#, "memory.swap"),
             (r#"{"memory": {"swap": 1024}}"#, "memory.swap"),
             (r#"{"network": {"classID": 5}}"#, "network.classID"),
+            (r#"{"blockIO": {"leafWeight": 5}}"#, "blockIO.leafWeight"),
         ];
         for (text, field) in cases {
             let err = of(&serde_json::from_str(text).expect("parses")).expect_err(text).to_string();

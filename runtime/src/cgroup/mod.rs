@@ -11,7 +11,7 @@ pub mod limits;
 pub mod stats;
 mod systemd;
 
-pub use systemd::Scope;
+pub use systemd::{Scope, cgroup_of};
 
 use limits::Limit;
 use nix::{
@@ -54,6 +54,10 @@ pub enum CgroupError {
         "linux.resources.memory.limit: {limit}: {used} bytes are in use, and memory.checkBeforeUpdate is set"
     )]
     InUse { limit: i64, used: u64 },
+    #[error("linux.cgroupsPath: cgroup {} is not empty: it has processes {pids:?} of others", path.display())]
+    Occupied { path: PathBuf, pids: Vec<i32> },
+    #[error("cgroup {} is not frozen after {} s", path.display(), EMPTY_WAIT.as_secs())]
+    NotFrozen { path: PathBuf },
     #[error("cgroup {} still has processes {:?} after {} s", path.display(), pids, EMPTY_WAIT.as_secs())]
     Busy { path: PathBuf, pids: Vec<String> },
 }
@@ -132,13 +136,22 @@ impl Cgroup {
                 _ => {}
             }
         }
-        limits::of(resources)?.iter().try_for_each(|limit| self.apply(limit))?;
+        // What the kernel takes only after another one (cpu.max.burst is at most the quota, cpu.weight is not for the idle) gets a second chance.
+        let limits = limits::of(resources)?;
+        let refused: Vec<&Limit> = limits.iter().filter(|limit| self.apply(limit).is_err()).collect();
+        refused.into_iter().try_for_each(|limit| self.apply(limit))?;
         self.unified(resources)
     }
 
     fn apply(&self, limit: &Limit) -> Result<(), CgroupError> {
-        let (controller, file, field, value) = limit.write();
+        let (controller, file, field, mut value) = limit.write();
         let path = self.path.join(file);
+        if let Limit::CpuMax { quota_us: None, .. } = limit {
+            // A period alone leaves the quota as it is.
+            let now = fs::read_to_string(&path).unwrap_or_default();
+            let quota = now.split(' ').next().filter(|quota| !quota.is_empty()).unwrap_or("max");
+            value = value.replacen("max", quota, 1);
+        }
         if !path.exists() {
             // Nothing to enforce is enforced.
             if limit.is_none() {
@@ -159,7 +172,7 @@ impl Cgroup {
             None => fs::write(&path, &value).map_err(|err| refused(err.to_string()))?,
         }
         let now = fs::read_to_string(&path).map_err(|err| refused(err.to_string()))?;
-        if limit.holds(now.trim()) {
+        if limit.holds(now.trim()) || now.trim() == value {
             Ok(())
         } else {
             Err(refused(format!("it reads back as {}", now.trim())))
@@ -176,7 +189,8 @@ impl Cgroup {
                 path: path.clone(),
                 cause,
             };
-            if name.contains('/') || name.starts_with("cgroup.") {
+            let of_tree = name.starts_with("cgroup.") && !name.starts_with("cgroup.max.");
+            if name.contains('/') || of_tree {
                 return Err(refused("names no limit".to_owned()));
             }
             fs::write(&path, value).map_err(|err| refused(err.to_string()))?;
@@ -205,8 +219,49 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.freeze"), value).map_err(io_error("freeze", &self.path))?;
         let wanted = format!("frozen {value}");
         let events = || fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
-        crate::clock::retry(EMPTY_WAIT, || events().lines().any(|line| line == wanted));
-        Ok(())
+        if crate::clock::retry(EMPTY_WAIT, || events().lines().any(|line| line == wanted)) {
+            return Ok(());
+        }
+        if frozen {
+            // Half of it must not stay stopped.
+            fs::write(self.path.join("cgroup.freeze"), "0").map_err(io_error("thaw", &self.path))?;
+        }
+        Err(CgroupError::NotFrozen { path: self.path.clone() })
+    }
+
+    /// A container's cgroup is killed and removed with it, so nobody else may be in it. Absent is success.
+    pub fn expect_unoccupied(&self) -> Result<(), CgroupError> {
+        match fs::read_to_string(self.path.join("cgroup.procs")) {
+            Err(_) => Ok(()),
+            Ok(_) => match self.processes() {
+                pids if pids.is_empty() => Ok(()),
+                pids => Err(CgroupError::Occupied { path: self.path.clone(), pids }),
+            },
+        }
+    }
+
+    /// The group that takes a further process beside `pid`: this one, or that of `pid` where this one has controlled groups below it and so takes none
+    /// (cgroup-v2.rst, "No Internal Process Constraint").
+    pub fn beside(&self, pid: i32) -> Result<Self, CgroupError> {
+        let controlled = fs::read_to_string(self.path.join("cgroup.subtree_control")).unwrap_or_default();
+        match cgroup_of(pid).filter(|_| !controlled.trim().is_empty()) {
+            Some(path) => Ok(Self::at(absolute(&path)?)),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// Resources of an update with what they only make sense with as it is now: memory.limit for memory.swap, of which it is a part.
+    pub fn complete(&self, resources: &LinuxResources) -> LinuxResources {
+        let mut resources = resources.clone();
+        let now = || fs::read_to_string(self.path.join("memory.max")).ok()?.trim().parse::<i64>().ok();
+        if let Some(memory) = resources.memory_mut()
+            && memory.swap().is_some_and(|swap| swap > 0)
+            && memory.limit().is_none_or(|limit| limit == 0)
+            && let Some(limit) = now()
+        {
+            memory.set_limit(Some(limit));
+        }
+        resources
     }
 
     pub fn frozen(&self) -> bool {

@@ -1,8 +1,12 @@
 //! `create` and `run`.
 
-use super::{attended, hand_over, io_error, refused, write_pid};
+use super::{
+    attend::attend,
+    handover::{HandoverArgs, listeners},
+    io_error, refused,
+};
 use clap::Args;
-use runtime::container::{self, ContainerError, CreateOptions, Created, Stdio};
+use runtime::container::{self, ContainerError, CreateOptions, Created, Stdio, TerminalTo};
 use runtime_spec::ContainerId;
 use std::path::{Path, PathBuf};
 
@@ -12,15 +16,8 @@ pub struct CreateArgs {
     /// Directory with config.json
     #[arg(short, long, default_value = ".", value_name = "DIR")]
     bundle: PathBuf,
-    /// Write the first process's pid to this file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Socket that is sent the terminal's master
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-    /// Pass this many descriptors on, from 3
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    preserve_fds: u32,
+    #[command(flatten)]
+    handover: HandoverArgs,
     /// Keep the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
@@ -39,35 +36,62 @@ pub struct RunArgs {
     /// Leave the container, stopped, when its program has ended
     #[arg(long)]
     keep: bool,
+    /// Taken for the sake of callers of runc; its processes have their parent by other means
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
 }
 
-/// `at_once`: run the program, too.
-pub fn create(
+/// How far a container is brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Its program waits for `start`.
+    Created,
+    /// Its program runs, and nobody waits for it.
+    Detached,
+    /// Its program runs, and this command waits for it.
+    Attended,
+}
+
+pub fn create(root: &Path, args: &CreateArgs, systemd_cgroup: bool) -> Result<(), ContainerError> {
+    make(root, args, systemd_cgroup, Until::Created).map(drop)
+}
+
+fn make(
     root: &Path,
     args: &CreateArgs,
     systemd_cgroup: bool,
-    at_once: bool,
+    until: Until,
 ) -> Result<Created, ContainerError> {
     if args.no_pivot {
         return Err(refused("--no-pivot is not supported: the host's root would stay in reach"));
     }
+    let listeners = listeners();
+    let preserve_fds = args.handover.descriptors(listeners)?;
+    // The program is process 1 where it is.
+    let env = if listeners == 0 {
+        Vec::new()
+    } else {
+        vec![format!("LISTEN_FDS={listeners}"), "LISTEN_PID=1".to_owned()]
+    };
     let bundle = args.bundle.canonicalize().map_err(io_error("find the bundle", &args.bundle))?;
+    let terminal = args.handover.terminal(until == Until::Attended);
     let options = CreateOptions {
         id: &args.id,
         bundle: &bundle,
         state_root: root,
         overlay: None,
         stdio: Stdio::Inherit,
-        preserve_fds: args.preserve_fds,
+        preserve_fds,
+        env,
+        terminal,
         new_keyring: !args.no_new_keyring,
         systemd_cgroup,
         find_program: true,
-        at_once,
+        // Before the program can run, its terminal must be in someone's hands.
+        at_once: until != Until::Created && terminal != TerminalTo::Socket,
     };
     let mut created = container::create(options)?;
-    let handed = write_pid(args.pid_file.as_deref(), created.pid)
-        .and_then(|()| hand_over(args.console_socket.as_deref(), created.terminal.take()));
-    if let Err(err) = handed {
+    if let Err(err) = args.handover.give(&mut created) {
         container::delete(root, &args.id, true)?;
         return Err(err);
     }
@@ -76,16 +100,17 @@ pub fn create(
 
 /// The exit code is that of the program, unless detached.
 pub fn run(root: &Path, args: &RunArgs, systemd_cgroup: bool) -> Result<u8, ContainerError> {
-    // Before the program can run, its terminal must be in someone's hands.
-    let at_once = args.create.console_socket.is_none();
-    let created = create(root, &args.create, systemd_cgroup, at_once)?;
-    let started = if at_once { Ok(()) } else { container::start(root, &args.create.id) };
+    let until = if args.detach { Until::Detached } else { Until::Attended };
+    let created = make(root, &args.create, systemd_cgroup, until)?;
+    let id = &args.create.id;
+    let waits = args.create.handover.terminal(!args.detach) == TerminalTo::Socket;
+    let started = if waits { container::start(root, id) } else { Ok(()) };
     let ended = match started {
         Ok(()) if args.detach => return Ok(0),
-        started => started.and_then(|()| attended(&created)),
+        started => started.and_then(|()| attend(&created)),
     };
     if ended.is_err() || !args.keep {
-        container::delete(root, &args.create.id, true)?;
+        container::delete(root, id, true)?;
     }
     ended
 }

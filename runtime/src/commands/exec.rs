@@ -1,16 +1,16 @@
 //! `exec ID [COMMAND...]`: a further process in a running container. Exit code: that of the process, unless detached.
 
-use super::{attended, hand_over, io_error, refused, write_pid};
+use super::{attend::attend, handover::HandoverArgs, refused};
 use clap::Args;
-use runtime::container::{self, ContainerError, ExecOptions, Stdio};
+use runtime::{
+    container::{self, ContainerError, ExecOptions, Stdio},
+    warnings::unknown_field,
+};
 use runtime_spec::{
     ContainerId,
     oci::{Capabilities, Capability, LinuxCapabilities, Process, UserBuilder},
 };
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct ExecArgs {
@@ -48,15 +48,11 @@ pub struct ExecArgs {
     /// Also in a paused container, where it waits
     #[arg(long)]
     ignore_paused: bool,
-    /// Write its pid to this file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Socket that is sent the terminal's master
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
-    /// Pass this many descriptors on, from 3
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    preserve_fds: u32,
+    /// A cgroup below the container's own to run it in; it must be there
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    handover: HandoverArgs,
     /// Do not wait for it
     #[arg(short, long)]
     detach: bool,
@@ -65,27 +61,31 @@ pub struct ExecArgs {
 }
 
 pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
-    let (id, process) = (&args.id, process_of(root, args)?);
-    if process.terminal() == Some(true) && args.console_socket.is_none() {
-        return Err(refused("the process has a terminal, but no --console-socket is given"));
-    }
-    let (preserve_fds, paused) = (args.preserve_fds, args.ignore_paused);
-    let options = ExecOptions { id, state_root: root, process, stdio: Stdio::Inherit, preserve_fds, paused };
-    let mut created = container::exec(options)?;
-    write_pid(args.pid_file.as_deref(), created.pid)?;
-    hand_over(args.console_socket.as_deref(), created.terminal.take())?;
-    if args.detach { Ok(0) } else { attended(&created) }
+    let preserve_fds = args.handover.descriptors(0)?;
+    let process = process_of(root, args)?;
+    let terminal = args.handover.terminal(!args.detach);
+    terminal.check(Some(&process))?;
+    let mut created = container::exec(ExecOptions {
+        id: &args.id,
+        state_root: root,
+        process,
+        stdio: Stdio::Inherit,
+        preserve_fds,
+        paused: args.ignore_paused,
+        cgroup: args.cgroup.as_deref(),
+    })?;
+    args.handover.give(&mut created)?;
+    if args.detach { Ok(0) } else { attend(&created) }
 }
 
 fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
     if let Some(path) = &args.process {
-        let text = fs::read(path).map_err(io_error("read", path))?;
-        return serde_json::from_slice(&text).map_err(|err| io_error("parse", path)(io::Error::other(err)));
+        return Ok(runtime_spec::read(path, &mut unknown_field(path))?);
     }
     if args.args.is_empty() {
         return Err(refused("exec: name a command, or a process.json with --process"));
     }
-    let spec = runtime_spec::load(&container::state(root, &args.id)?.record.bundle)?;
+    let spec = runtime_spec::load(&container::state(root, &args.id)?.record.bundle, &mut |_| ())?;
     let mut process = container::process_like(&spec, args.args.clone(), args.tty);
     let env = process.env().iter().flatten().chain(&args.env).cloned().collect();
     process.set_env(Some(env));

@@ -34,6 +34,8 @@ pub fn features() -> Value {
             "apparmor": {"enabled": runtime::lsm::apparmor_enabled()},
             "selinux": {"enabled": runtime::lsm::selinux_enabled()},
             "intelRdt": {"enabled": false},
+            "memoryPolicy": {"enabled": false},
+            "netDevices": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
     })

@@ -1,28 +1,27 @@
 //! The commands: arguments, and which function of the library each is.
 
+mod attend;
 mod create;
 mod events;
 mod exec;
 mod features;
+mod handover;
 mod list;
 mod spec;
 mod update;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use nix::sys::{
-    signal::{SigSet, Signal},
-    wait::{Id, WaitPidFlag, WaitStatus, waitid},
-};
+use nix::sys::signal::Signal;
 use runtime::{
     clock,
-    container::{self, ContainerError, Created},
+    container::{self, ContainerError, SIGNALS},
+    warnings,
 };
 use runtime_spec::ContainerId;
 use serde_json::json;
 use std::{
     fs, io,
     io::Write,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -46,15 +45,15 @@ pub struct Cli {
     /// As --debug
     #[arg(long, hide = true, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// As --debug; whether a user is an ordinary one is seen
-    #[arg(long, hide = true, value_name = "BOOL")]
+    /// As --debug; whether a user is an ordinary one is seen. Before the command: `spec` has one of its own
+    #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 /// As docker and podman parse it.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -116,6 +115,14 @@ enum Command {
     },
 }
 
+/// How a command that failed ends. An exec that never ran its program ends as runc's does, apart from every code of a program.
+pub fn exit_code(cli: &Cli, err: &ContainerError) -> u8 {
+    match (&cli.command, err.exit_code()) {
+        (Command::Exec(_), 1) => 255,
+        (_, code) => code,
+    }
+}
+
 /// Before a command that makes processes in containers: see [`runtime::self_protection`]. By the words alone, so that they are parsed once.
 pub fn protect() -> Result<(), ContainerError> {
     let makes = ["create", "run", "exec", "monitor"];
@@ -135,8 +142,9 @@ fn default_root() -> PathBuf {
 /// Runs the command; gives the exit code.
 pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
     let root = &cli.root.clone().unwrap_or_else(default_root);
+    listen_for_warnings(cli);
     match &cli.command {
-        Command::Create(args) => create::create(root, args, cli.systemd_cgroup, false).map(|_| 0),
+        Command::Create(args) => create::create(root, args, cli.systemd_cgroup).map(|()| 0),
         Command::Start { id } => container::start(root, id).map(|()| 0),
         Command::Run(args) => create::run(root, args, cli.systemd_cgroup),
         Command::State { id } => list::state(root, id),
@@ -160,12 +168,26 @@ pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
 /// Puts an error where it was asked for: stderr, and `--log`.
 pub fn report(cli: &Cli, message: &str) {
     eprintln!("wherry-runtime: {message}");
-    let Some(path) = &cli.log else { return };
-    let line = match cli.log_format {
-        LogFormat::Text => format!("level=error msg={message:?}\n"),
-        LogFormat::Json => {
-            format!("{}\n", json!({ "level": "error", "msg": message, "time": time(clock::now_ns()) }))
-        }
+    if let Some(path) = &cli.log {
+        log(path, cli.log_format, "error", message);
+    }
+}
+
+/// Warnings go to `--log`, or without it to stderr, as runc's do.
+fn listen_for_warnings(cli: &Cli) {
+    let (path, format) = (cli.log.clone(), cli.log_format);
+    warnings::send_to(move |message| match &path {
+        Some(path) => log(path, format, "warning", message),
+        None => eprintln!("wherry-runtime: warning: {message}"),
+    });
+}
+
+/// Appends a line as logrus writes it, which callers of runc parse.
+fn log(path: &Path, format: LogFormat, level: &str, message: &str) {
+    let time = time(clock::now_ns());
+    let line = match format {
+        LogFormat::Text => format!("time={time:?} level={level} msg={message:?}\n"),
+        LogFormat::Json => format!("{}\n", json!({ "level": level, "msg": message, "time": time })),
     };
     // A log that cannot be written is no reason to lose the exit code.
     let _ = fs::File::options()
@@ -181,39 +203,6 @@ fn time(ns: u64) -> String {
     at.ok().and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Waits for the process, passing signals on; its exit code as a shell has it.
-fn attended(created: &Created) -> Result<u8, ContainerError> {
-    let forwarded: SigSet = [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGCHLD,
-    ]
-    .into_iter()
-    .collect();
-    let kernel = |what: &str| {
-        let what = what.to_owned();
-        move |err: nix::Error| ContainerError::Kernel { what, source: err.into() }
-    };
-    forwarded.thread_block().map_err(kernel("block signals"))?;
-    loop {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        match waitid(Id::PIDFd(created.pidfd.as_fd()), flags).map_err(kernel("wait"))? {
-            WaitStatus::Exited(_, code) => return Ok(code as u8),
-            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
-            _ => {}
-        }
-        let signal = forwarded.wait().map_err(kernel("wait for a signal"))?;
-        if signal != Signal::SIGCHLD {
-            // It may have ended between; the next look tells.
-            let _ = runtime_sys::process::pidfd_send_signal(created.pidfd.as_fd(), signal as i32);
-        }
-    }
-}
-
 fn print(text: &str) -> Result<u8, ContainerError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
@@ -223,43 +212,25 @@ fn print(text: &str) -> Result<u8, ContainerError> {
     }
 }
 
-/// `SIGTERM`, `TERM` or `15`.
-fn parse_signal(text: &str) -> Result<Signal, ContainerError> {
+/// `SIGTERM`, `TERM`, `15`, or `SIGRTMIN+3`.
+fn parse_signal(text: &str) -> Result<i32, ContainerError> {
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper.clone() } else { format!("SIG{upper}") };
-    let by_number = text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
-    by_number
-        .or_else(|| name.parse().ok())
-        .ok_or_else(|| refused(&format!("{text:?} is no signal: give a name like SIGTERM or a number")))
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let named = || format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
+    let number = text.parse::<i32>().ok().or_else(named).or_else(|| real_time(name));
+    number.filter(|number| SIGNALS.contains(number)).ok_or_else(|| {
+        refused(&format!("{text:?} is no signal: give a name like SIGTERM or SIGRTMIN+3, or a number"))
+    })
 }
 
-fn write_pid(file: Option<&Path>, pid: i32) -> Result<(), ContainerError> {
-    file.map_or(Ok(()), |path| fs::write(path, pid.to_string()).map_err(io_error("write", path)))
-}
-
-fn hand_over(socket: Option<&Path>, terminal: Option<OwnedFd>) -> Result<(), ContainerError> {
-    match (socket, terminal) {
-        (Some(socket), Some(master)) => send_terminal(socket, &master),
-        (None, Some(_)) => Err(refused("process.terminal is set, but no --console-socket is given")),
-        (Some(_), None) => Err(refused("--console-socket is given, but process.terminal is not set")),
-        (None, None) => Ok(()),
-    }
-}
-
-fn send_terminal(socket: &Path, master: &OwnedFd) -> Result<(), ContainerError> {
-    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-    use std::os::{fd::AsRawFd, unix::net::UnixStream};
-    let stream = UnixStream::connect(socket).map_err(io_error("connect to the console socket", socket))?;
-    let (fds, name) = ([master.as_raw_fd()], [io::IoSlice::new(b"/dev/ptmx")]);
-    sendmsg::<()>(
-        stream.as_raw_fd(),
-        &name,
-        &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map_err(|err| io_error("send the terminal to", socket)(err.into()))?;
-    Ok(())
+/// `RTMIN+3`, `RTMAX-2`: from 34, as the C library counts, to 64.
+fn real_time(name: &str) -> Option<i32> {
+    let (first, rest, sign) = match name.strip_prefix("RTMIN") {
+        Some(rest) => (34, rest.strip_prefix('+'), 1),
+        None => (64, name.strip_prefix("RTMAX")?.strip_prefix('-'), -1),
+    };
+    let distance = if name.len() == 5 { 0 } else { rest?.parse::<u8>().ok()? };
+    Some(first + sign * i32::from(distance)).filter(|number| (34..=64).contains(number))
 }
 
 fn refused(why: &str) -> ContainerError {
@@ -269,4 +240,27 @@ fn refused(why: &str) -> ContainerError {
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContainerError {
     let path = path.to_path_buf();
     move |source| ContainerError::Io { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_a_name_or_a_number() {
+        for (text, number) in [
+            ("SIGTERM", 15),
+            ("kill", 9),
+            ("1", 1),
+            ("37", 37),
+            ("SIGRTMIN+3", 37),
+            ("RTMIN", 34),
+            ("rtmax-1", 63),
+        ] {
+            assert_eq!(parse_signal(text).expect(text), number);
+        }
+        for text in ["", "SIG", "0", "65", "-9", "RTMIN+31", "RTMINX", "RTMAX+1", "TERMINATE"] {
+            assert!(parse_signal(text).is_err(), "{text:?}");
+        }
+    }
 }

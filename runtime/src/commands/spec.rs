@@ -2,6 +2,7 @@
 
 use super::io_error;
 use clap::Args;
+use nix::unistd::{getgid, getuid};
 use runtime::container::ContainerError;
 use runtime_spec::{OCI_VERSION, seccomp::default_profile};
 use serde_json::{Value, json};
@@ -16,16 +17,54 @@ pub struct SpecArgs {
     /// Directory to write config.json to
     #[arg(short, long, default_value = ".", value_name = "DIR")]
     bundle: PathBuf,
+    /// For a container of an ordinary user: ids mapped to this one's, and no cgroup
+    #[arg(long)]
+    rootless: bool,
 }
 
 /// An existing config.json is left alone, and an error.
 pub fn run(args: &SpecArgs) -> Result<u8, ContainerError> {
     let path = args.bundle.join("config.json");
-    let text = format!("{:#}\n", config());
+    let mut config = config();
+    if args.rootless {
+        for_ordinary_user(&mut config);
+    }
+    let text = format!("{config:#}\n");
     File::create_new(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(io_error("write", Path::new(&path)))?;
     Ok(0)
+}
+
+/// What an ordinary user may: a user namespace with its own ids, the host's network and /sys, which a new sysfs needs a network namespace for.
+fn for_ordinary_user(config: &mut Value) {
+    let own = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    let linux = &mut config["linux"];
+    linux["uidMappings"] = own(getuid().as_raw());
+    linux["gidMappings"] = own(getgid().as_raw());
+    linux["resources"] = Value::Null;
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+        for mount in mounts {
+            match mount["destination"].as_str() {
+                Some("/sys") => {
+                    let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+                    *mount =
+                        json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
+                }
+                Some("/dev/pts") => {
+                    // Its group is not mapped.
+                    let options = mount["options"].as_array_mut();
+                    options.into_iter().for_each(|options| options.retain(|option| option != "gid=5"));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 fn config() -> Value {

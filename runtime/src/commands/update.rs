@@ -2,7 +2,10 @@
 
 use super::{io_error, refused};
 use clap::Args;
-use runtime::container::{self, ContainerError};
+use runtime::{
+    container::{self, ContainerError},
+    warnings::unknown_field,
+};
 use runtime_spec::{ContainerId, oci::LinuxResources};
 use serde_json::{Map, Value, json};
 use std::{
@@ -41,21 +44,46 @@ pub struct UpdateArgs {
     /// Memory nodes to use
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Bytes of memory; -1 is no limit
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    /// Bytes of memory, as in 64m; -1 is no limit
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_bytes)]
     memory: Option<i64>,
     /// Bytes of memory that are left alone under pressure
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_bytes)]
     memory_reservation: Option<i64>,
     /// Bytes of memory and swap together; -1 is no limit
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_bytes)]
     memory_swap: Option<i64>,
     /// Number of processes; -1 is no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
+    /// Refused: cgroup v2 has no share of real time
+    #[arg(long, hide = true, value_name = "US", allow_hyphen_values = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// As --cpu-rt-runtime
+    #[arg(long, hide = true, value_name = "US")]
+    cpu_rt_period: Option<u64>,
+    /// Taken for the sake of callers of runc, which does nothing about it either
+    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    kernel_memory: Option<String>,
+    /// As --kernel-memory
+    #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
+    kernel_memory_tcp: Option<String>,
+    /// Refused, as linux.intelRdt is
+    #[arg(long, hide = true, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// Refused, as linux.intelRdt is
+    #[arg(long, hide = true, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
 }
 
 pub fn run(root: &Path, args: &UpdateArgs) -> Result<u8, ContainerError> {
+    for (flag, given) in
+        [("--l3-cache-schema", &args.l3_cache_schema), ("--mem-bw-schema", &args.mem_bw_schema)]
+    {
+        if given.as_ref().is_some_and(|schema| !schema.is_empty()) {
+            return Err(refused(&format!("{flag}: linux.intelRdt is not supported")));
+        }
+    }
     let resources = match &args.resources {
         Some(path) => from_file(path)?,
         None => from_flags(args)?,
@@ -71,7 +99,7 @@ fn from_file(path: &Path) -> Result<LinuxResources, ContainerError> {
         fs::read(path)
     };
     let text = text.map_err(io_error("read", path))?;
-    serde_json::from_slice(&text).map_err(|err| io_error("parse", path)(io::Error::other(err)))
+    Ok(runtime_spec::parse(path, &text, &mut unknown_field(path))?)
 }
 
 fn from_flags(args: &UpdateArgs) -> Result<LinuxResources, ContainerError> {
@@ -88,6 +116,8 @@ fn from_flags(args: &UpdateArgs) -> Result<LinuxResources, ContainerError> {
         ("period", natural(args.cpu_period)),
         ("burst", natural(args.cpu_burst)),
         ("idle", number(args.cpu_idle)),
+        ("realtimeRuntime", number(args.cpu_rt_runtime)),
+        ("realtimePeriod", natural(args.cpu_rt_period)),
         ("cpus", text(&args.cpuset_cpus)),
         ("mems", text(&args.cpuset_mems)),
     ]);
@@ -104,4 +134,38 @@ fn from_flags(args: &UpdateArgs) -> Result<LinuxResources, ContainerError> {
         resources["blockIO"] = json!({ "weight": weight });
     }
     serde_json::from_value(resources).map_err(|err| refused(&err.to_string()))
+}
+
+/// `67108864`, `65536k`, `64m`, `64MiB`, `1g`, `-1`: units are powers of 1024, as everywhere about memory.
+fn parse_bytes(text: &str) -> Result<i64, String> {
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '-');
+    let number = text[..text.len() - unit.len()].parse::<i64>().ok();
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+        "" => Some(1),
+        "k" => Some(1 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        "t" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = number.zip(factor).and_then(|(number, factor)| i64::checked_mul(number, factor));
+    bytes.filter(|&bytes| bytes >= -1).ok_or_else(|| "give bytes, as in 67108864 or 64m, or -1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_units() {
+        for (text, bytes) in
+            [("5", 5), ("-1", -1), ("2k", 2048), ("64m", 64 << 20), ("64MiB", 64 << 20), ("1GB", 1 << 30)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "m", "-2", "1.5g", "9999999999t", "5x", "1 000"] {
+            assert!(parse_bytes(text).is_err(), "{text:?}");
+        }
+    }
 }

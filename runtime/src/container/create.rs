@@ -5,6 +5,7 @@ use super::{
     record::start_ticks,
 };
 use crate::{
+    cgroup::Cgroup,
     clock, hooks,
     init::{
         self, Init,
@@ -12,12 +13,12 @@ use crate::{
         has_new_namespace,
     },
     lsm,
-    mounts::{Overlay, idmap},
-    seccomp,
+    mounts::{self, Overlay, idmap},
+    seccomp, warnings,
 };
 use runtime_spec::{
     ContainerId, Status,
-    oci::{LinuxNamespaceType, Spec},
+    oci::{LinuxNamespaceType, Process, Spec},
 };
 use runtime_sys::process::Clone;
 use std::{
@@ -41,6 +42,10 @@ pub struct CreateOptions<'a> {
     pub stdio: Stdio,
     /// Descriptors from 3 on that the program keeps.
     pub preserve_fds: u32,
+    /// `NAME=value` besides those of config.json.
+    pub env: Vec<String>,
+    /// Who takes the terminal, should config.json ask for one.
+    pub terminal: TerminalTo,
     /// A session keyring of its own, instead of this process's.
     pub new_keyring: bool,
     /// `linux.cgroupsPath` is `slice:prefix:name`, and systemd makes the cgroup.
@@ -51,16 +56,47 @@ pub struct CreateOptions<'a> {
     pub at_once: bool,
 }
 
+/// Who takes the master of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TerminalTo {
+    Nobody,
+    /// Whoever listens on a socket, who expects one.
+    Socket,
+    /// The caller, should there be one.
+    Caller,
+}
+
+impl TerminalTo {
+    /// Refuses a terminal without a taker, and a taker without a terminal.
+    pub fn check(self, process: Option<&Process>) -> Result<(), ContainerError> {
+        let asked = process.is_some_and(|process| process.terminal() == Some(true));
+        let why = match (self, asked) {
+            (Self::Nobody, true) => {
+                "process.terminal is set, but no --console-socket is given, nor is standard input a terminal to use"
+            }
+            (Self::Socket, false) => "--console-socket is given, but process.terminal is not set",
+            _ => return Ok(()),
+        };
+        Err(kernel(why)(io::ErrorKind::InvalidInput.into()))
+    }
+}
+
 /// Creates a container; its first process waits for [`super::start`], or with `at_once` runs its program. On an error nothing is left.
 ///
 /// This process becomes the parent of the container's first process, and must have no other thread. Net, ipc and uts namespaces that config.json
 /// does not list are this process's own.
 pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
-    let spec = runtime_spec::load(options.bundle)?;
+    let mut unknown = warnings::unknown_field(Path::new("config.json"));
+    let mut spec = runtime_spec::load(options.bundle, &mut unknown)?;
+    options.terminal.check(spec.process().as_ref())?;
+    if let Some(process) = spec.process_mut().as_mut().filter(|_| !options.env.is_empty()) {
+        process.env_mut().get_or_insert_default().extend(options.env.iter().cloned());
+    }
     // What cannot be done is known before anything is made.
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compile).transpose().map_err(init::InitError::from)?;
     lsm::check(&spec).map_err(init::InitError::from)?;
+    mounts::check(&spec).map_err(init::InitError::from)?;
     let place = Place::choose(&options, &spec)?;
     let (id, state_root) = (options.id, options.state_root);
     let dir = Record::dir(state_root, id);
@@ -104,6 +140,7 @@ fn create_in(
         owner: nix::unistd::getuid().as_raw(),
         hooks: spec.hooks().clone(),
     };
+    Cgroup::at(&record.cgroup).expect_unoccupied()?;
     // On disk before there is anything to remove.
     record.save(state_root)?;
     let group = place.prepare(spec)?.map(|group| group.open()).transpose()?;
@@ -118,6 +155,7 @@ fn create_in(
         let init = Init {
             id,
             spec,
+            annotations: &record.annotations,
             bundle: options.bundle,
             root: &root,
             overlay: options.overlay.as_ref(),
@@ -202,7 +240,7 @@ fn bring_up(
         Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {}
         other => drop(other.map_err(kernel(first))?),
     }
-    record.run_hooks("poststart", Status::Running)?;
+    record.run_poststart()?;
     Ok(terminal)
 }
 

@@ -9,7 +9,7 @@ use crate::{
         channel::{self, Channel, FromInit},
         has_namespace,
     },
-    lsm::OnExec,
+    lsm::{self, OnExec},
     mounts::devices,
     seccomp,
 };
@@ -26,10 +26,10 @@ use runtime_spec::{
 use runtime_sys::process::{Clone, clone3, pidfd_open, terminal_peer, terminal_unlock};
 use std::{
     convert::Infallible,
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Component, Path},
 };
 
 /// What to run, and where.
@@ -42,6 +42,8 @@ pub struct ExecOptions<'a> {
     pub preserve_fds: u32,
     /// Also while the container is paused.
     pub paused: bool,
+    /// A cgroup below the container's own, that is there.
+    pub cgroup: Option<&'a Path>,
 }
 
 /// The process of the container's own config.json with other arguments.
@@ -61,9 +63,11 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     if !(ready || status == Status::Paused && options.paused) {
         return Err(ContainerError::WrongState { what: "exec in", id: options.id.clone(), status });
     }
-    let spec = runtime_spec::load(&record.bundle)?;
+    let spec = runtime_spec::load(&record.bundle, &mut |_| ())?;
     let mut options = options;
     inherit(&mut options.process, &spec);
+    runtime_spec::validate_process(&options.process)?;
+    lsm::check_process(&options.process).map_err(InitError::from)?;
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compile).transpose().map_err(InitError::from)?;
     let container = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;
@@ -74,10 +78,7 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
             status: Status::Stopped,
         });
     }
-    let cgroup = match record.cgroup.as_os_str().is_empty() {
-        true => None,
-        false => Some(Cgroup::at(&record.cgroup).open()?),
-    };
+    let cgroup = place(&record, options.cgroup)?.map(|group| group.open()).transpose()?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
     let cloned = clone_into(&container, &spec, cgroup.as_ref().map(AsFd::as_fd))?;
     let Clone::Parent { pid, pidfd } = cloned else {
@@ -94,6 +95,28 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
             super::end_child(&pidfd);
             Err(err)
         }
+    }
+}
+
+/// The cgroup for the new process; `below` is relative to the container's own.
+fn place(record: &Record, below: Option<&Path>) -> Result<Option<Cgroup>, ContainerError> {
+    let none = record.cgroup.as_os_str().is_empty();
+    match below {
+        Some(_) if none => {
+            Err(ContainerError::NoCgroup { what: "exec with --cgroup in", id: record.id.clone() })
+        }
+        Some(below) => {
+            let climbs = below.components().any(|part| part == Component::ParentDir);
+            let below = below.strip_prefix("/").unwrap_or(below);
+            let why = io::Error::new(io::ErrorKind::InvalidInput, "it is not below the container's own");
+            if climbs {
+                Err(io_error("use the cgroup", below)(why))
+            } else {
+                Ok(Some(Cgroup::at(record.cgroup.join(below))))
+            }
+        }
+        None if none => Ok(None),
+        None => Ok(Some(Cgroup::at(&record.cgroup).beside(record.pid)?)),
     }
 }
 
@@ -140,6 +163,12 @@ fn inherit(process: &mut Process, spec: &Spec) {
     if process.rlimits().is_none() {
         process.set_rlimits(own.rlimits().clone());
     }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
 }
 
 /// Waits until exec has closed the child's end of the channel.
@@ -158,6 +187,28 @@ fn wait_exec(channel: &Channel) -> Result<Option<OwnedFd>, ContainerError> {
     }
 }
 
+/// The namespaces of the container that this process is not in already; joining one that it is in takes rights in it.
+fn others(spec: &Spec, pid: i32) -> CloneFlags {
+    let kinds = [
+        (LinuxNamespaceType::Mount, CloneFlags::CLONE_NEWNS, "mnt"),
+        (LinuxNamespaceType::Cgroup, CloneFlags::CLONE_NEWCGROUP, "cgroup"),
+        (LinuxNamespaceType::Ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
+        (LinuxNamespaceType::Network, CloneFlags::CLONE_NEWNET, "net"),
+        (LinuxNamespaceType::Uts, CloneFlags::CLONE_NEWUTS, "uts"),
+        (LinuxNamespaceType::Time, CloneFlags::from_bits_retain(libc::CLONE_NEWTIME), "time"),
+    ];
+    let same = |name: &str| {
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).ok();
+        // A kind that this kernel does not have is everybody's.
+        of("self").is_none_or(|own| Some(own) == of(&pid.to_string()))
+    };
+    kinds
+        .into_iter()
+        .filter(|(kind, _, name)| has_namespace(spec, *kind) || !same(name))
+        .map(|(_, flag, _)| flag)
+        .collect()
+}
+
 /// In the child: joins the container and becomes the program.
 fn run(
     options: ExecOptions<'_>,
@@ -174,19 +225,14 @@ fn run(
     channel.wait_go().map_err(io("wait for the parent"))?;
     init::identity::oom_score(&options.process)?;
     SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
-    let affinity = options.process.exec_cpu_affinity().as_ref();
-    init::scheduling::pin(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref()))?;
+    if let Some(affinity) = options.process.exec_cpu_affinity() {
+        init::scheduling::pin(affinity.initial().as_ref())?;
+        init::scheduling::pin(affinity.cpu_affinity_final().as_ref())?;
+    }
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let host =
         FromHost { labels: OnExec::open(&options.process)?, listener: seccomp::Listener::connect(profile)? };
-    let mut namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWCGROUP
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWUTS;
-    if has_namespace(spec, LinuxNamespaceType::Time) {
-        namespaces |= CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
-    }
+    let namespaces = others(spec, record.pid);
     setns(container, namespaces).map_err(|err| io("join the container's namespaces")(err.into()))?;
     if has_namespace(spec, LinuxNamespaceType::User) {
         init::identity::become_root()?;

@@ -5,7 +5,6 @@ use crate::{
     cgroup::{Cgroup, Scope, limits},
     clock,
 };
-use nix::sys::signal::{Signal, kill};
 use runtime_spec::{ContainerId, Status, oci::LinuxResources};
 use runtime_sys::process::{pidfd_open, pidfd_send_signal};
 use std::{
@@ -19,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+/// Numbers of signals, real-time ones too; signal(7).
+pub const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 /// How long a killed first process may take to end.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,28 +39,37 @@ pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> 
     if let Some((&code, message)) = answer.split_first() {
         return Err(ContainerError::Init { code, message: String::from_utf8_lossy(message).into_owned() });
     }
-    Ok(record.run_hooks("poststart", Status::Running)?)
+    Ok(record.run_poststart()?)
 }
 
-/// Sends a signal to the first process, or with `all` to every process; a stopped container is an error unless `all`.
-pub fn signal(state_root: &Path, id: &ContainerId, signal: Signal, all: bool) -> Result<(), ContainerError> {
+/// Sends a signal, by its number, to the first process, or with `all` to every process; a stopped container is an error unless `all`.
+///
+/// SIGKILL is for all of them also where the end of the first one is not the end of the others, as it is in a pid namespace of its own.
+pub fn signal(state_root: &Path, id: &ContainerId, signal: i32, all: bool) -> Result<(), ContainerError> {
     let running = |status| matches!(status, Status::Created | Status::Running | Status::Paused);
+    let record = if all { Record::load(state_root, id)? } else { expect(state_root, id, "signal", running)? };
+    let everyone = all || signal == libc::SIGKILL && !leads_namespace(record.pid);
+    if everyone && signal == libc::SIGKILL && !record.cgroup.as_os_str().is_empty() {
+        return Ok(Cgroup::at(&record.cgroup).kill()?);
+    }
     if all {
-        let record = Record::load(state_root, id)?;
-        if signal == Signal::SIGKILL && !record.cgroup.as_os_str().is_empty() {
-            return Ok(Cgroup::at(&record.cgroup).kill()?);
-        }
         for pid in record.processes() {
             // One that has just ended needs no signal.
-            let _ = kill(nix::unistd::Pid::from_raw(pid), signal);
+            let _ = pidfd_open(pid).and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
         }
         return Ok(());
     }
-    let record = expect(state_root, id, "signal", running)?;
     let pidfd = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;
     // The descriptor is of the right process if that one still is after it was opened.
     expect(state_root, id, "signal", running)?;
-    pidfd_send_signal(pidfd.as_fd(), signal as i32).map_err(kernel(format!("send {signal}")))
+    pidfd_send_signal(pidfd.as_fd(), signal).map_err(kernel(format!("send signal {signal}")))
+}
+
+/// Whether the process is the first of a pid namespace, whose end ends all in it; proc_pid_status(5) `NSpid`.
+fn leads_namespace(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    pids.split_whitespace().next_back() == Some("1")
 }
 
 /// Removes a stopped container, or with `force` any: processes, cgroup, then what is on disk. With `force`, absent is success.
@@ -75,7 +85,7 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Co
     if status != Status::Stopped && record.pid != 0 {
         stop(&record, state_root)?;
     }
-    if let Some(unit) = record.unit() {
+    if let Some(unit) = record.unit().filter(|_| record.cgroup.is_dir()) {
         Cgroup::at(&record.cgroup).kill()?;
         // One that has ended by itself is not loaded any more; whatever else, the cgroup goes below.
         let _ = Scope::stop(unit);
@@ -83,8 +93,7 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Co
     if !record.cgroup.as_os_str().is_empty() {
         Cgroup::at(&record.cgroup).remove()?;
     }
-    // A hook that fails is reported by its own output; the container goes all the same (runtime.md, step 13).
-    let _ = record.run_hooks("poststop", Status::Stopped);
+    record.run_poststop();
     let dir = Record::dir(state_root, id);
     match fs::remove_dir_all(&dir) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", dir)(err)),
@@ -139,19 +148,28 @@ pub fn list(state_root: &Path) -> Result<Vec<View>, ContainerError> {
 pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
     let record =
         expect(state_root, id, "pause", |status| matches!(status, Status::Running | Status::Created))?;
-    Ok(Cgroup::at(&record.cgroup).freeze(true)?)
+    Ok(own_cgroup(&record, "pause")?.freeze(true)?)
 }
 
 pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
     let record = expect(state_root, id, "resume", |status| status == Status::Paused)?;
-    Ok(Cgroup::at(&record.cgroup).freeze(false)?)
+    Ok(own_cgroup(&record, "resume")?.freeze(false)?)
 }
 
 /// Changes the limits of a container that has not ended; what `resources` does not name stays.
 pub fn update(state_root: &Path, id: &ContainerId, resources: &LinuxResources) -> Result<(), ContainerError> {
     let record = expect(state_root, id, "update", |status| status != Status::Stopped)?;
-    Cgroup::at(&record.cgroup).limit(resources)?;
-    record.unit().map_or(Ok(()), |unit| Ok(Scope::update(unit, &limits::of(resources)?)?))
+    let group = own_cgroup(&record, "update")?;
+    let resources = group.complete(resources);
+    group.limit(&resources)?;
+    record.unit().map_or(Ok(()), |unit| Ok(Scope::update(unit, &limits::of(&resources)?)?))
+}
+
+fn own_cgroup(record: &Record, what: &'static str) -> Result<Cgroup, ContainerError> {
+    if record.cgroup.as_os_str().is_empty() {
+        return Err(ContainerError::NoCgroup { what, id: record.id.clone() });
+    }
+    Ok(Cgroup::at(&record.cgroup))
 }
 
 fn expect(

@@ -13,9 +13,9 @@ mod place;
 mod record;
 
 pub use crate::{init::Stdio, mounts::Overlay};
-pub use create::{CreateOptions, create};
+pub use create::{CreateOptions, TerminalTo, create};
 pub use exec::{ExecOptions, exec, process_like};
-pub use lifecycle::{delete, list, pause, resume, signal, start, state, update};
+pub use lifecycle::{SIGNALS, delete, list, pause, resume, signal, start, state, update};
 pub use record::{Record, View};
 
 use crate::{cgroup::CgroupError, hooks::HookError, init::InitError};
@@ -49,8 +49,10 @@ pub enum ContainerError {
     Exists { id: ContainerId },
     #[error("container does not exist: {id}")]
     Absent { id: String },
-    #[error("cannot {what} container {id}: {}", because(*status))]
+    #[error("{}", wrong_state(what, id, *status))]
     WrongState { what: &'static str, id: ContainerId, status: Status },
+    #[error("cannot {what} container {id}: it has no cgroup of its own")]
+    NoCgroup { what: &'static str, id: ContainerId },
     /// The container's first process, or the process of an exec, could not be made ready or run; its own words.
     #[error("{message}")]
     Init { code: u8, message: String },
@@ -60,11 +62,22 @@ pub enum ContainerError {
     Kernel { what: String, source: io::Error },
 }
 
-/// In the words that containerd and podman look for.
-fn because(status: Status) -> String {
-    match status {
-        Status::Stopped => "container not running".to_owned(),
-        status => format!("it is {status}"),
+/// In runc's words, some of which containerd, docker and podman look for.
+fn wrong_state(what: &str, id: &ContainerId, status: Status) -> String {
+    match (what, status) {
+        ("start", Status::Running) => "cannot start an already running container".to_owned(),
+        ("start", Status::Stopped) => "cannot start a container that has stopped".to_owned(),
+        ("exec in", Status::Stopped) => {
+            "cannot exec in a stopped container: container not running".to_owned()
+        }
+        ("exec in", Status::Paused) => {
+            "cannot exec in a paused container (use --ignore-paused to override)".to_owned()
+        }
+        ("delete", status) => format!("cannot delete container {id} that is not stopped: {status}"),
+        ("pause", status) => format!("container not running or created: {status}"),
+        ("resume", _) => "container not paused".to_owned(),
+        (what, Status::Stopped) => format!("cannot {what} container {id}: container not running"),
+        (what, status) => format!("cannot {what} container {id}: it is {status}"),
     }
 }
 

@@ -6,11 +6,13 @@ use crate::{
     hooks::{self, HookError},
 };
 use runtime_spec::{ContainerId, State, Status, oci::Hooks};
+use runtime_sys::process::{pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -121,11 +123,23 @@ impl Record {
         self.cgroup.file_name().and_then(|unit| unit.to_str()).filter(|_| self.systemd)
     }
 
-    /// Runs the hooks of a moment after the container was created.
-    pub fn run_hooks(&self, moment: &'static str, status: Status) -> Result<(), HookError> {
-        let Some(listed) = &self.hooks else { return Ok(()) };
-        let list = if moment == "poststart" { listed.poststart() } else { listed.poststop() };
-        hooks::run(moment, list.as_ref(), &self.oci(status))
+    /// Runs the hooks after its program was started. One that fails ends the container (runtime.md, "Lifecycle").
+    pub fn run_poststart(&self) -> Result<(), HookError> {
+        let listed = self.hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
+        hooks::run("poststart", listed, &self.oci(Status::Running)).inspect_err(|_| {
+            // The descriptor is of the right process if that one still is after it was opened; one that has ended is as good.
+            if let Ok(pidfd) = pidfd_open(self.pid)
+                && start_ticks(self.pid) == Some(self.started_ticks)
+            {
+                let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+        })
+    }
+
+    /// Runs the hooks after it is gone; one that fails is a warning (runtime.md, "Lifecycle").
+    pub fn run_poststop(&self) {
+        let listed = self.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
+        hooks::run_all("poststop", listed, &self.oci(Status::Stopped));
     }
 
     /// pids of the container's processes: those of its cgroup, or without one those of its pid namespace.

@@ -84,6 +84,7 @@ pub enum Stdio {
 pub struct Init<'a> {
     pub id: &'a ContainerId,
     pub spec: &'a Spec,
+    pub annotations: &'a BTreeMap<String, String>,
     pub bundle: &'a Path,
     pub root: &'a Path,
     pub overlay: Option<&'a Overlay>,
@@ -205,6 +206,7 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
         mounts::make_read_only(&root)?;
     }
     mounts::pivot(&root)?;
+    mounts::propagate_root(&root, propagation)?;
     if let Some(process) = process.filter(|_| init.find_program) {
         program::Program::find(process)?;
     }
@@ -234,7 +236,10 @@ fn start(init: &Init<'_>, host: FromHost) -> Result<Infallible, InitError> {
         source: io::Error::new(io::ErrorKind::InvalidInput, "config.json has no process"),
     })?;
     scheduling::personality(init.spec)?;
-    become_program(process, init.filter.as_ref(), host, &state(init, Status::Running), init.preserve_fds)
+    // The supervisor of a seccomp listener is outside: it is told the pid that it sees.
+    let mut running = state(init, Status::Running);
+    running.pid = host.listener.as_ref().map_or(running.pid, |listener| listener.pid);
+    become_program(process, init.filter.as_ref(), host, &running, init.preserve_fds)
 }
 
 /// Takes on the process's limits and identity and runs its program.
@@ -344,6 +349,11 @@ pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
 }
 
 fn state<'a>(init: &'a Init<'_>, status: Status) -> State<'a> {
-    static NONE: BTreeMap<String, String> = BTreeMap::new();
-    State { id: init.id, status, pid: std::process::id() as i32, bundle: init.bundle, annotations: &NONE }
+    State {
+        id: init.id,
+        status,
+        pid: std::process::id() as i32,
+        bundle: init.bundle,
+        annotations: init.annotations,
+    }
 }

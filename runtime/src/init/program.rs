@@ -2,12 +2,16 @@
 
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     unistd::{AccessFlags, access, execve},
 };
 use runtime_spec::oci::Process;
 use std::{
     convert::Infallible,
     ffi::{CString, NulError},
+    fs::{File, Metadata},
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -43,15 +47,13 @@ pub struct Program {
 impl Program {
     /// Looks `args[0]` up as execvp(3) does, in the `PATH` of the process's own environment.
     pub fn find(process: &Process) -> Result<Self, ProgramError> {
-        let strings = |list: &Option<Vec<String>>| -> Result<Vec<CString>, NulError> {
-            list.iter().flatten().map(|text| CString::new(text.as_str())).collect()
-        };
         let name = process.args().iter().flatten().next().cloned().unwrap_or_default();
-        let env = process.env().as_deref().unwrap_or_default();
-        let path =
-            env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let env = environment(process);
+        let path = env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
         let path = look_up(&name, path).ok_or(ProgramError::NotFound { name })?;
-        Ok(Self { path, args: strings(process.args())?, env: strings(process.env())? })
+        let args = process.args().iter().flatten().map(|text| CString::new(text.as_str()));
+        let env = env.into_iter().map(CString::new);
+        Ok(Self { path, args: args.collect::<Result<_, _>>()?, env: env.collect::<Result<_, _>>()? })
     }
 
     /// Does not return when it succeeds.
@@ -59,6 +61,39 @@ impl Program {
         let path = CString::new(self.path.as_os_str().as_encoded_bytes())?;
         execve(&path, &self.args, &self.env).map_err(|source| ProgramError::Exec { path: self.path, source })
     }
+}
+
+/// Of a name that is listed twice the last counts, and without `HOME` it is the user's, as under runc.
+fn environment(process: &Process) -> Vec<String> {
+    let listed = process.env().as_deref().unwrap_or_default();
+    fn name(variable: &str) -> &str {
+        variable.split_once('=').map_or(variable, |(name, _)| name)
+    }
+    let again = |index: usize| listed[index + 1..].iter().any(|later| name(later) == name(&listed[index]));
+    let mut env: Vec<String> =
+        (0..listed.len()).filter(|&index| !again(index)).map(|index| listed[index].clone()).collect();
+    if !env.iter().any(|variable| name(variable) == "HOME") {
+        let home = home(process.user().uid());
+        env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+    }
+    env
+}
+
+/// Longest part of /etc/passwd that is looked at.
+const USERS_BYTES_MAX: u64 = 1 << 20;
+
+/// The user's home by the container's own passwd(5), which may be anything: a pipe is not waited for.
+fn home(uid: u32) -> Option<String> {
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = File::options().read(true).custom_flags(flags).open("/etc/passwd").ok()?;
+    let mut text = Vec::new();
+    file.metadata().ok().filter(Metadata::is_file)?;
+    file.take(USERS_BYTES_MAX).read_to_end(&mut text).ok()?;
+    String::from_utf8_lossy(&text).lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let of_user = fields.next()?.parse() == Ok(uid);
+        fields.nth(2).filter(|home| of_user && !home.is_empty() && !home.contains('\0')).map(str::to_owned)
+    })
 }
 
 fn look_up(name: &str, path: &str) -> Option<PathBuf> {

@@ -70,17 +70,12 @@ fn scheduling(scheduler: &Scheduler) -> Scheduling {
 /// Keeps an exec's process on these CPUs; `list` as in `0-3,7`.
 pub fn pin(list: Option<&String>) -> Result<(), InitError> {
     let Some(list) = list else { return Ok(()) };
-    let wrong = || failed(format!("process.execCPUAffinity: {list:?}"))(io::ErrorKind::InvalidInput.into());
     let mut set = CpuSet::new();
-    for range in list.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = first.parse::<usize>().ok().zip(last.parse().ok()).ok_or_else(wrong)?;
-        for cpu in first..=last {
-            set.set(cpu).map_err(|_| wrong())?;
-        }
-    }
-    sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
-        .map_err(|err| failed(format!("process.execCPUAffinity: {list:?}"))(err.into()))
+    let pinned = runtime_spec::cpus(list)
+        .ok_or(nix::errno::Errno::EINVAL)
+        .and_then(|cpus| cpus.into_iter().try_for_each(|cpu| set.set(cpu)))
+        .and_then(|()| sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+    pinned.map_err(|err| failed(format!("process.execCPUAffinity: {list:?}"))(err.into()))
 }
 
 /// The execution domain that the program starts in.

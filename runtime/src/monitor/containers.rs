@@ -4,7 +4,7 @@ use super::log::{Log, Stream};
 use crate::{
     cgroup::Cgroup,
     clock,
-    container::{self, ContainerError, CreateOptions, Stdio},
+    container::{self, ContainerError, CreateOptions, Stdio, TerminalTo},
     mounts::Overlay,
 };
 use nix::{
@@ -46,7 +46,7 @@ pub fn create(request: &Create, state_root: &Path) -> Result<Container, Containe
     };
     let log = Log::open(&request.log, request.log_bytes_max, request.log_files)
         .map_err(|source| ContainerError::Io { what: "open the log", path: request.log.clone(), source })?;
-    let terminal = runtime_spec::load(&request.bundle)?
+    let terminal = runtime_spec::load(&request.bundle, &mut |_| ())?
         .process()
         .as_ref()
         .is_some_and(|process| process.terminal() == Some(true));
@@ -75,6 +75,8 @@ pub fn create(request: &Create, state_root: &Path) -> Result<Container, Containe
         overlay,
         stdio,
         preserve_fds: 0,
+        env: Vec::new(),
+        terminal: TerminalTo::Caller,
         new_keyring: true,
         systemd_cgroup: false,
         find_program: false,

@@ -339,14 +339,16 @@ impl Monitor<'_> {
 
     fn signal(&mut self, name: &str, number: i32, all: bool) -> Result<(), String> {
         let container = self.containers.get(name).ok_or_else(|| absent(name))?;
-        let signal = Signal::try_from(number).map_err(|_| format!("{number} is no signal"))?;
+        if !container::SIGNALS.contains(&number) {
+            return Err(format!("{number} is no signal"));
+        }
         if !all {
             let sent = runtime_sys::process::pidfd_send_signal(container.pidfd.as_fd(), number);
             return sent.or_else(|err| {
                 if err.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(err.to_string()) }
             });
         }
-        container::signal(&self.sandbox.state_root, &container.id, signal, true).map_err(|err| chain(&err))
+        container::signal(&self.sandbox.state_root, &container.id, number, true).map_err(|err| chain(&err))
     }
 
     fn delete(&mut self, name: &str) -> Result<(), String> {

@@ -25,30 +25,38 @@ pub fn prepare(spec: &Spec, bundle: &Path) -> Result<Mapped, ContainerError> {
     mounts.map(|mount| prepare_one(mount, spec, bundle)).collect::<Result<_, _>>().map(Mapped)
 }
 
-fn prepare_one(mount: &Mount, spec: &Spec, bundle: &Path) -> Result<Option<Detached>, ContainerError> {
-    let target = mount.destination();
-    let refused = |err: MountError| ContainerError::from(crate::init::InitError::from(err));
-    let options = Options::of(mount).map_err(refused)?;
+/// Ids in the container and on the disk, of users and of groups.
+type Maps = (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>);
+
+/// How the owners of a mount are shifted, if they are.
+pub fn plan(mount: &Mount, options: &Options, spec: &Spec) -> Result<Option<Maps>, MountError> {
     let own = |list: &Option<Vec<LinuxIdMapping>>| list.clone().filter(|list| !list.is_empty());
     let listed = (own(mount.uid_mappings()), own(mount.gid_mappings()));
     if !options.idmap && listed.0.is_none() && listed.1.is_none() {
         return Ok(None);
     }
-    let wrong = |why: &'static str| {
-        refused(MountError::Option { target: target.clone(), option: "idmap".to_owned(), why })
-    };
+    let target = mount.destination();
+    let wrong =
+        |why: &'static str| MountError::Option { target: target.clone(), option: "idmap".to_owned(), why };
     if !options.bind {
         return Err(wrong("only bind mounts can be mapped"));
     }
     let linux = spec.linux().as_ref();
     let of_container =
         || linux.and_then(|linux| Some((own(linux.uid_mappings())?, own(linux.gid_mappings())?)));
-    let (uids, gids) = match listed {
-        (Some(uids), Some(gids)) => (uids, gids),
+    match listed {
+        (Some(uids), Some(gids)) => Ok(Some((uids, gids))),
         (None, None) => of_container()
-            .ok_or_else(|| wrong("needs uidMappings and gidMappings, of the mount or of a user namespace"))?,
-        _ => return Err(wrong("uidMappings and gidMappings go together")),
-    };
+            .map(Some)
+            .ok_or_else(|| wrong("needs uidMappings and gidMappings, of the mount or of a user namespace")),
+        _ => Err(wrong("uidMappings and gidMappings go together")),
+    }
+}
+
+fn prepare_one(mount: &Mount, spec: &Spec, bundle: &Path) -> Result<Option<Detached>, ContainerError> {
+    let refused = |err: MountError| ContainerError::from(crate::init::InitError::from(err));
+    let options = Options::of(mount).map_err(refused)?;
+    let Some((uids, gids)) = plan(mount, &options, spec).map_err(refused)? else { return Ok(None) };
     let users = ids::namespace(&uids, &gids)?;
     let source = source_of(mount, bundle).map_err(refused)?;
     let map = || -> io::Result<Detached> {

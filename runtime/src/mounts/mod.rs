@@ -12,8 +12,10 @@ mod options;
 
 pub use options::names as option_names;
 
+use crate::cgroup::mount_point;
 use idmap::Mapped;
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::stat::Mode,
@@ -22,7 +24,7 @@ use nix::{
 use options::Options;
 use runtime_spec::oci::{Mount, Spec};
 use runtime_sys::{
-    mount::{Attributes, Detached, clone_tree, new_filesystem, set_attributes},
+    mount::{Attributes, Detached, clone_tree, new_filesystem, reconfigure, set_attributes},
     path::{make_dirs_in_root, make_file_in_root, open_in_root},
 };
 use std::{
@@ -53,23 +55,27 @@ pub struct Overlay {
 /// mount(2) takes one page of options.
 const OVERLAY_OPTIONS_MAX: usize = 4095;
 
-/// Cuts this mount namespace off from the host's, and makes the root a mount of its own; gives a descriptor of it.
+/// Cuts this mount namespace off from the host's as far as `linux.rootfsPropagation` allows, and makes the root a mount of its own; gives a
+/// descriptor of it. What is shared stays so, for volumes whose mounts are to reach the host; the root itself never is before the pivot.
 pub fn prepare_root(
     root: &Path,
     overlay: Option<&Overlay>,
     propagation: Option<&str>,
 ) -> Result<OwnedFd, MountError> {
-    let cut = match propagation {
-        Some("shared" | "rshared") => MsFlags::MS_SHARED,
-        Some("private" | "rprivate") => MsFlags::MS_PRIVATE,
-        Some("unbindable" | "runbindable") => MsFlags::MS_UNBINDABLE,
-        _ => MsFlags::MS_SLAVE,
+    let asked = MsFlags::from_bits_retain(options::propagation(propagation));
+    let cut = if asked.contains(MsFlags::MS_SHARED) {
+        asked
+    } else if asked.intersects(MsFlags::MS_PRIVATE | MsFlags::MS_UNBINDABLE) {
+        MsFlags::MS_PRIVATE | MsFlags::MS_REC
+    } else {
+        MsFlags::MS_SLAVE | MsFlags::MS_REC
     };
     let none: Option<&Path> = None;
-
-    // Whatever the container is to see, nothing it mounts may reach the host.
-    mount(none, "/", none, cut | MsFlags::MS_REC, none)
+    mount(none, "/", none, cut, none)
         .map_err(|err| io_error("set the propagation of", Path::new("/"))(err.into()))?;
+    if asked.contains(MsFlags::MS_SHARED) {
+        make_parent_private(root)?;
+    }
     match overlay {
         Some(overlay) => mount_overlay(overlay, root).map_err(|source| MountError::Mount {
             source_name: "overlay".to_owned(),
@@ -85,6 +91,32 @@ pub fn prepare_root(
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
+}
+
+/// Makes the mount that `root` lies on private, so that the root's own mount does not reach the host.
+fn make_parent_private(root: &Path) -> Result<(), MountError> {
+    let root = root.canonicalize().map_err(io_error("open root.path", root))?;
+    let none: Option<&Path> = None;
+    for dir in root.ancestors() {
+        match mount(none, dir, none, MsFlags::MS_PRIVATE, none) {
+            // No mount point: what it lies on is further up.
+            Err(Errno::EINVAL) => {}
+            done => return done.map_err(|err| io_error("make private", dir)(err.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Gives the root the propagation of `linux.rootfsPropagation`: after the pivot, which takes no shared one.
+pub fn propagate_root(root: &OwnedFd, propagation: Option<&str>) -> Result<(), MountError> {
+    let asked = options::propagation(propagation);
+    let (kind, recursive) = (asked & !libc::MS_REC, asked & libc::MS_REC != 0);
+    if kind == 0 || kind == libc::MS_PRIVATE {
+        return Ok(());
+    }
+    let attributes = Attributes { propagation: kind, ..Attributes::default() };
+    set_attributes(root.as_fd(), attributes, recursive)
+        .map_err(io_error("set the propagation of", Path::new("/")))
 }
 
 /// Mounts the layers on `root`. The old call takes them all at once, as long as they fit; since Linux 6.8 the new one takes any number, one by one.
@@ -142,6 +174,9 @@ fn mount_one(
     let source_name = mount.source().as_ref().map_or(kind.to_owned(), |path| path.display().to_string());
     let failed =
         |source| MountError::Mount { source_name: source_name.clone(), target: target.clone(), source };
+    if options.remount {
+        return remount(root, target, &options).map_err(failed);
+    }
     let (made, is_dir) = if options.bind {
         let source = source_of(mount, bundle)?;
         let is_dir = source.metadata().map_err(io_error("find", &source))?.is_dir();
@@ -149,23 +184,60 @@ fn mount_one(
             Some(tree) => tree,
             None => clone_tree(None, &source, options.recursive).map_err(failed)?,
         };
-        tree.set_attributes(options.attributes, options.recursive_attributes).map_err(failed)?;
         (tree, is_dir)
     } else {
-        (new_mount(kind, &source_name, &options, label).map_err(failed)?, true)
+        match new_mount(kind, &source_name, &options, label) {
+            // In a user namespace without a cgroup namespace there is but the host's own mount to show.
+            Err(err) if kind.starts_with("cgroup") && not_permitted(&err) => {
+                let host = mount_point().map_err(io::Error::other).map_err(failed)?;
+                let tree = clone_tree(None, &host, true).map_err(failed)?;
+                options.shape(tree.as_fd()).map_err(failed)?;
+                (tree, true)
+            }
+            made => (made.map_err(failed)?, true),
+        }
     };
     let at = open_target(root, target, is_dir).map_err(io_error("open the mount point", target))?;
-    if !options.bind && options.attributes.propagation != 0 {
-        let propagation = Attributes { propagation: options.attributes.propagation, ..Attributes::default() };
-        made.set_attributes(propagation, true).map_err(failed)?;
-    }
-    if options.copy_up && kind == "tmpfs" {
+    if options.copy_up {
         let inside = made.open().map_err(failed)?;
         copy_up::copy_tree(&at, &inside).map_err(io_error("copy up", target))?;
-        // Written to before it may have become read-only.
-        made.set_attributes(options.attributes, false).map_err(failed)?;
+    }
+    // Written to before it may become read-only.
+    if options.bind || options.copy_up {
+        options.shape(made.as_fd()).map_err(failed)?;
+    } else {
+        options.propagate(made.as_fd()).map_err(failed)?;
     }
     made.attach(at.as_fd()).map(drop).map_err(failed)
+}
+
+fn not_permitted(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EPERM | libc::EBUSY))
+}
+
+/// Gives the mount on `target` other flags, and without `bind` its filesystem other options.
+fn remount(root: &OwnedFd, target: &Path, options: &Options) -> io::Result<()> {
+    let at = open_path(root, target)?;
+    if !options.bind && !options.data.is_empty() {
+        let data = options.data.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
+        reconfigure(at.as_fd(), &data.collect::<Vec<_>>())?;
+    }
+    options.shape(at.as_fd())
+}
+
+/// What of `mounts` cannot be done, before anything is.
+pub fn check(spec: &Spec) -> Result<(), MountError> {
+    for mount in spec.mounts().iter().flatten() {
+        let options = Options::of(mount)?;
+        let wrong = |option: &str, why| {
+            Err(MountError::Option { target: mount.destination().clone(), option: option.to_owned(), why })
+        };
+        if options.copy_up && (options.bind || mount.typ().as_deref() != Some("tmpfs")) {
+            return wrong("tmpcopyup", "only a tmpfs can start with what the image has");
+        }
+        idmap::plan(mount, &options, spec)?;
+    }
+    Ok(())
 }
 
 /// A new instance of a filesystem, labelled where it takes a label.
@@ -177,8 +249,7 @@ fn new_mount(kind: &str, source: &str, options: &Options, label: Option<&str>) -
         .chain(data)
         .chain(context.map(|label| ("context", Some(label))))
         .collect();
-    let attributes = if options.copy_up { 0 } else { options.attributes.set };
-    new_filesystem(kind, &data, attributes)
+    new_filesystem(kind, &data, if options.copy_up { 0 } else { options.flags() })
 }
 
 /// The directory, or file, to mount on; made where it is missing.

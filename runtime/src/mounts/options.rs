@@ -2,8 +2,8 @@
 
 use super::MountError;
 use runtime_spec::oci::Mount;
-use runtime_sys::mount::Attributes;
-use std::path::Path;
+use runtime_sys::mount::{Attributes, set_attributes};
+use std::{io, os::fd::BorrowedFd, path::Path};
 
 /// What a list of options asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,9 +11,14 @@ pub struct Options {
     pub bind: bool,
     /// `rbind`.
     pub recursive: bool,
-    pub attributes: Attributes,
-    /// `rro` and the like: for the mounts below, too.
-    pub recursive_attributes: bool,
+    /// Changes a mount that is there.
+    pub remount: bool,
+    /// Of this mount.
+    attributes: Attributes,
+    /// `rro` and the like: of this mount and those below.
+    recursive_attributes: Attributes,
+    /// `MS_SHARED` and the like, with `MS_REC` for the mounts below, too; 0 leaves it.
+    propagation: u64,
     /// `idmap` or `ridmap`: owners are shifted; with the second those of the mounts below, too.
     pub idmap: bool,
     pub recursive_idmap: bool,
@@ -24,7 +29,7 @@ pub struct Options {
 }
 
 /// Name, attribute to set, attribute to clear.
-const FLAGS: [(&str, u64, u64); 20] = [
+const FLAGS: [(&str, u64, u64); 18] = [
     ("ro", libc::MOUNT_ATTR_RDONLY, 0),
     ("rw", 0, libc::MOUNT_ATTR_RDONLY),
     ("nosuid", libc::MOUNT_ATTR_NOSUID, 0),
@@ -41,8 +46,6 @@ const FLAGS: [(&str, u64, u64); 20] = [
     ("relatime", libc::MOUNT_ATTR_RELATIME, libc::MOUNT_ATTR__ATIME),
     ("strictatime", libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME),
     ("atime", libc::MOUNT_ATTR_RELATIME, libc::MOUNT_ATTR__ATIME),
-    ("defaults", 0, 0),
-    ("async", 0, 0),
     ("norelatime", 0, 0),
     ("nostrictatime", 0, 0),
 ];
@@ -56,16 +59,19 @@ const PROPAGATIONS: [(&str, u64); 8] = [
     ("unbindable", libc::MS_UNBINDABLE),
     ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
 ];
-/// About filesystems' superblocks, as mount(8) has them.
-const SUPERBLOCK: [&str; 4] = ["sync", "dirsync", "lazytime", "silent"];
-const UNSUPPORTED: [&str; 4] = ["remount", "mand", "iversion", "loud"];
+/// About filesystems' superblocks, as mount(8) has them: the kernel is told.
+const SUPERBLOCK: [&str; 4] = ["sync", "dirsync", "lazytime", "mand"];
+/// What is so anyway, or only about messages of the kernel.
+const NO_EFFECT: [&str; 7] = ["async", "defaults", "loud", "noiversion", "nolazytime", "nomand", "silent"];
+/// The mount API of descriptors has no word for it.
+const UNSUPPORTED: [&str; 1] = ["iversion"];
 
 /// Every option that is not the filesystem's own, for `features`.
 pub fn names() -> Vec<String> {
     let flags = FLAGS.iter().map(|(name, ..)| *name);
-    let recursive =
-        FLAGS.iter().filter(|(_, set, clear)| set | clear != 0).map(|(name, ..)| format!("r{name}"));
-    let others = ["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].into_iter().chain(SUPERBLOCK);
+    let recursive = FLAGS.iter().map(|(name, ..)| format!("r{name}"));
+    let others = ["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup"].into_iter();
+    let others = others.chain(SUPERBLOCK).chain(NO_EFFECT);
     let plain = flags.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(others).map(str::to_owned);
     let mut names: Vec<String> = plain.chain(recursive).collect();
     names.sort();
@@ -97,24 +103,25 @@ impl Options {
         if UNSUPPORTED.contains(&word) {
             return Err("is not supported");
         }
-        if word == "bind" || word == "rbind" {
+        if NO_EFFECT.contains(&word) {
+        } else if word == "bind" || word == "rbind" {
             self.bind = true;
             self.recursive |= word == "rbind";
+        } else if word == "remount" {
+            self.remount = true;
         } else if word == "idmap" || word == "ridmap" {
             self.idmap = true;
             self.recursive_idmap |= word == "ridmap";
         } else if word == "tmpcopyup" {
             self.copy_up = true;
         } else if let Some(&(_, set, clear)) = FLAGS.iter().find(|(name, ..)| *name == word) {
-            self.attribute(set, clear);
+            change(&mut self.attributes, set, clear);
         } else if let Some(&(_, flags)) = PROPAGATIONS.iter().find(|(name, _)| *name == word) {
-            self.attributes.propagation = flags & !libc::MS_REC;
-            self.recursive_attributes |= flags & libc::MS_REC != 0;
+            self.propagation = flags;
         } else if let Some(&(_, set, clear)) =
             FLAGS.iter().find(|(name, ..)| word.strip_prefix('r').is_some_and(|word| word == *name))
         {
-            self.attribute(set, clear);
-            self.recursive_attributes = true;
+            change(&mut self.recursive_attributes, set, clear);
         } else {
             let (name, value) =
                 word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.to_owned())));
@@ -123,11 +130,43 @@ impl Options {
         Ok(())
     }
 
-    /// The last word about an attribute counts.
-    fn attribute(&mut self, set: u64, clear: u64) {
-        self.attributes.set = self.attributes.set & !clear | set;
-        self.attributes.clear = self.attributes.clear & !set | clear;
+    /// For a filesystem that is made: its flags; propagation comes after.
+    pub fn flags(&self) -> u64 {
+        self.attributes.set | self.recursive_attributes.set
     }
+
+    /// Gives a mount its flags and propagation: those of this mount alone, then those of the mounts below, too.
+    pub fn shape(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
+        self.change(mount, self.attributes, self.recursive_attributes)
+    }
+
+    /// Gives a mount that was made with its flags its propagation.
+    pub fn propagate(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
+        self.change(mount, Attributes::default(), Attributes::default())
+    }
+
+    fn change(&self, mount: BorrowedFd<'_>, own: Attributes, below: Attributes) -> io::Result<()> {
+        let (mut own, mut below) = (own, below);
+        let of = if self.propagation & libc::MS_REC == 0 { &mut own } else { &mut below };
+        of.propagation = self.propagation & !libc::MS_REC;
+        for (attributes, recursive) in [(own, false), (below, true)] {
+            if attributes != Attributes::default() {
+                set_attributes(mount, attributes, recursive)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `linux.rootfsPropagation`: `MS_SHARED` and the like; 0 where it says nothing.
+pub fn propagation(word: Option<&str>) -> u64 {
+    PROPAGATIONS.iter().find(|(name, _)| word == Some(*name)).map_or(0, |&(_, flags)| flags)
+}
+
+/// The last word about an attribute counts.
+fn change(attributes: &mut Attributes, set: u64, clear: u64) {
+    attributes.set = attributes.set & !clear | set;
+    attributes.clear = attributes.clear & !set | clear;
 }
 
 #[cfg(test)]
@@ -146,9 +185,11 @@ mod tests {
         let data = [("size".to_owned(), Some("64k".to_owned())), ("newinstance".to_owned(), None)];
         assert_eq!(options.data, data);
         let options = parse(&["rbind", "rslave", "rro"]);
-        assert!(options.bind && options.recursive && options.recursive_attributes);
-        assert_eq!(options.attributes.propagation, libc::MS_SLAVE);
+        assert!(options.bind && options.recursive);
+        assert_eq!(options.propagation, libc::MS_SLAVE | libc::MS_REC);
+        assert_eq!(options.recursive_attributes.set, libc::MOUNT_ATTR_RDONLY);
+        assert_eq!(options.attributes, Attributes::default());
         assert_eq!(parse(&["ro", "rw"]).attributes.set, 0, "the last word counts");
-        assert!(Options::parse(Path::new("/x"), &["remount".to_owned()]).is_err());
+        assert!(Options::parse(Path::new("/x"), &["iversion".to_owned()]).is_err());
     }
 }

@@ -20,7 +20,7 @@ pub struct Listener {
     path: String,
     metadata: Option<String>,
     /// This process as the host sees it.
-    pid: i32,
+    pub pid: i32,
 }
 
 impl Listener {

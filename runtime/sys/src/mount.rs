@@ -16,6 +16,9 @@ const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+const FSPICK_CLOEXEC: u32 = 1;
+const FSPICK_EMPTY_PATH: u32 = 8;
 
 /// Flags of a mount, `MOUNT_ATTR_*` of mount_setattr(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,20 +122,35 @@ pub fn new_filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: 
     // SAFETY: `kind` is a C string alive across the call.
     let context =
         own(check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })?);
-    for (name, value) in options {
-        let (name, value) = (CString::new(*name)?, value.map(CString::new).transpose()?);
-        let (command, pointer) = match &value {
-            Some(value) => (FSCONFIG_SET_STRING, value.as_ptr()),
-            None => (FSCONFIG_SET_FLAG, ptr::null()),
-        };
-        configure(&context, command, name.as_ptr(), pointer)?;
-    }
+    set_options(&context, options)?;
     configure(&context, FSCONFIG_CMD_CREATE, ptr::null(), ptr::null())?;
     // SAFETY: three integers.
     let fd = check(unsafe {
         libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes)
     })?;
     Ok(Detached(own(fd)))
+}
+
+/// Gives the filesystem that `mount` is the root of other options; fspick(2), Linux 5.2+.
+pub fn reconfigure(mount: BorrowedFd<'_>, options: &[(&str, Option<&str>)]) -> io::Result<()> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: `mount` is open across the call, and the path an empty C string, as the flags allow.
+    let context =
+        own(check(unsafe { libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), EMPTY.as_ptr(), flags) })?);
+    set_options(&context, options)?;
+    configure(&context, FSCONFIG_CMD_RECONFIGURE, ptr::null(), ptr::null())
+}
+
+fn set_options(context: &OwnedFd, options: &[(&str, Option<&str>)]) -> io::Result<()> {
+    for (name, value) in options {
+        let (name, value) = (CString::new(*name)?, value.map(CString::new).transpose()?);
+        let (command, pointer) = match &value {
+            Some(value) => (FSCONFIG_SET_STRING, value.as_ptr()),
+            None => (FSCONFIG_SET_FLAG, ptr::null()),
+        };
+        configure(context, command, name.as_ptr(), pointer)?;
+    }
+    Ok(())
 }
 
 /// `name` and `value` are null or C strings of the caller's frame.

@@ -114,6 +114,14 @@ pub fn set_window_size(fd: BorrowedFd<'_>, width: u16, height: u16) -> io::Resul
     check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, ptr::from_ref(&size)) })).map(drop)
 }
 
+/// Width and height of a terminal in characters, ioctl_tty(2) `TIOCGWINSZ`. Errors: `ENOTTY` it is none.
+pub fn window_size(fd: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one winsize, which lives across the call.
+    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, ptr::from_mut(&mut size)) }))?;
+    Ok((size.ws_col, size.ws_row))
+}
+
 /// Takes ownership of a descriptor that recvmsg(2) has delivered in `SCM_RIGHTS`.
 ///
 /// Panics when no such descriptor is open, or when it is one of the standard streams.

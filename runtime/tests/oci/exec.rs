@@ -65,7 +65,7 @@ fn a_stopped_or_absent_container_is_refused() {
     let Some(bundle) = running() else { return };
     bundle.runtime(&["kill", "{id}", "9"]).expect_ok();
     bundle.wait_for("it stops", || bundle.status() == "stopped");
-    bundle.exec(&["sh"]).expect_err(1, "container not running");
+    bundle.exec(&["sh"]).expect_err(255, "container not running");
     bundle.runtime(&["delete", "{id}"]).expect_ok();
-    bundle.exec(&["sh"]).expect_err(1, "does not exist");
+    bundle.exec(&["sh"]).expect_err(255, "does not exist");
 }

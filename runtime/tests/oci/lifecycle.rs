@@ -14,9 +14,9 @@ fn a_container_lives_through_its_states() {
     let procs = fs::read_to_string(bundle.cgroup().join("cgroup.procs")).expect("read");
     assert_eq!(procs.trim(), pid, "the first process is in the container's cgroup");
     bundle.runtime(&["create", "{id}"]).expect_err(1, "already exists");
-    bundle.runtime(&["delete", "{id}"]).expect_err(1, "it is created");
+    bundle.runtime(&["delete", "{id}"]).expect_err(1, "that is not stopped: created");
     bundle.runtime(&["start", "{id}"]).expect_ok();
-    bundle.runtime(&["start", "{id}"]).expect_err(1, "it is running");
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "cannot start an already running container");
     assert_eq!(bundle.status(), "running");
     let listed: Value =
         serde_json::from_str(&bundle.runtime(&["list", "-f", "json"]).expect_ok()).expect("JSON");

@@ -242,31 +242,6 @@ fn labels_that_nobody_enforces_are_refused() {
     }
 }
 
-#[test]
-fn features_are_what_the_program_takes() {
-    let Some(bundle) = shell("true") else { return };
-    let features: Value = serde_json::from_str(&bundle.runtime(&["features"]).expect_ok()).expect("JSON");
-    // Every option that is named is understood: what is wrong with a mount is never its options.
-    let special = ["idmap", "ridmap", "tmpcopyup"];
-    let options: Vec<&Value> = features["mountOptions"].as_array().expect("a list").iter().collect();
-    assert!(options.len() > 50, "{options:?}");
-    let plain = options.iter().filter(|option| !special.contains(&option.as_str().expect("text")));
-    let superblock = ["sync", "dirsync", "lazytime", "silent", "mand"];
-    let bindable: Vec<&&Value> =
-        plain.filter(|option| !superblock.contains(&option.as_str().expect("text"))).collect();
-    fs::create_dir(bundle.dir.join("volume")).expect("made");
-    let bundle = bindable.iter().fold(bundle, |bundle, option| {
-        let mount = json!({
-            "destination": format!("/data-{}", option.as_str().expect("text")), "type": "bind", "source": "volume",
-            "options": ["rbind", option],
-        });
-        bundle.also("/mounts", mount)
-    });
-    bundle.run().expect_ok();
-    let namespaces = features["linux"]["namespaces"].as_array().expect("a list");
-    assert!(namespaces.contains(&json!("time")));
-}
-
 impl Bundle {
     /// In a user namespace whose root is `first` on the host.
     pub fn with_users(self, first: u32) -> Self {

@@ -3,6 +3,7 @@
 //! A library would bring an executor and its threads, and a process with threads cannot make containers. Every wait has an end: a bus that stalls
 //! is an error, never a start that hangs.
 
+use crate::clock::Deadline;
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt},
     time::TimeVal,
@@ -14,10 +15,11 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
+    time::Duration,
 };
 
-/// Longest that one step may take.
-const STEP_SECONDS: i64 = 25;
+/// Longest that a connection may last, with everything that is asked over it: a bus may stall, or talk without answering.
+const LIMIT: Duration = Duration::from_secs(25);
 /// Longest answer that is read.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const METHOD_CALL: u8 = 1;
@@ -35,16 +37,57 @@ const FIELD_SIGNATURE: u8 = 8;
 pub enum Value {
     Text(String),
     Bool(bool),
+    I32(i32),
+    U32(u32),
+    I64(i64),
     U64(u64),
     Pids(Vec<u32>),
     Texts(Vec<String>),
 }
 
 impl Value {
+    /// Reads GVariant's text: `true`, `37`, `uint64 5`, `'text'`, `['a', 'b']`; as annotations have it. `None`: another kind of value.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if let Some((kind, number)) =
+            text.split_once(' ').filter(|(kind, _)| kind.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        {
+            let number = number.trim();
+            return match kind {
+                "int32" => number.parse().ok().map(Self::I32),
+                "uint32" => number.parse().ok().map(Self::U32),
+                "int64" => number.parse().ok().map(Self::I64),
+                "uint64" => number.parse().ok().map(Self::U64),
+                _ => None,
+            };
+        }
+        if let Some(list) = text.strip_prefix('[').and_then(|list| list.strip_suffix(']')) {
+            let quoted = |text: &str| match Self::parse(text) {
+                Some(Self::Text(text)) => Some(text),
+                _ => None,
+            };
+            return list.split(',').map(quoted).collect::<Option<_>>().map(Self::Texts);
+        }
+        let inner = |quote| {
+            text.strip_prefix(quote)?.strip_suffix(quote).filter(|text| !text.contains([quote, '\\']))
+        };
+        match text {
+            "true" => Some(Self::Bool(true)),
+            "false" => Some(Self::Bool(false)),
+            text => inner('\'')
+                .or_else(|| inner('"'))
+                .map(|text| Self::Text(text.to_owned()))
+                .or(text.parse().ok().map(Self::I32)),
+        }
+    }
+
     fn signature(&self) -> &'static str {
         match self {
             Self::Text(_) => "s",
             Self::Bool(_) => "b",
+            Self::I32(_) => "i",
+            Self::U32(_) => "u",
+            Self::I64(_) => "x",
             Self::U64(_) => "t",
             Self::Pids(_) => "au",
             Self::Texts(_) => "as",
@@ -107,6 +150,9 @@ impl Body {
         match value {
             Value::Text(text) => self.text(text),
             Value::Bool(on) => self.u32(u32::from(*on)),
+            Value::I32(number) => self.u32(number.cast_unsigned()),
+            Value::U32(number) => self.u32(*number),
+            Value::I64(number) => self.value(&Value::U64(number.cast_unsigned())),
             Value::U64(number) => {
                 self.align(8);
                 self.bytes.extend(number.to_le_bytes());
@@ -132,12 +178,14 @@ pub struct Call<'a> {
 pub struct Connection {
     stream: UnixStream,
     serial: u32,
+    deadline: Deadline,
 }
 
 impl Connection {
     /// Connects to the message bus that listens on `socket`.
     pub fn open(socket: &Path) -> io::Result<Self> {
-        let mut connection = Self { stream: connect_to(socket)?, serial: 0 };
+        let mut connection =
+            Self { stream: connect_to(socket)?, serial: 0, deadline: Deadline::after(LIMIT) };
         connection.authenticate()?;
         let hello = Call {
             destination: "org.freedesktop.DBus",
@@ -154,11 +202,11 @@ impl Connection {
     /// SASL `EXTERNAL`: who we are, the kernel tells the other side.
     fn authenticate(&mut self) -> io::Result<()> {
         // No uid: in a user namespace we see another than the bus does.
-        self.stream.write_all(b"\0AUTH EXTERNAL\r\n")?;
+        self.write(b"\0AUTH EXTERNAL\r\n")?;
         self.expect(b"DATA")?;
-        self.stream.write_all(b"DATA\r\n")?;
+        self.write(b"DATA\r\n")?;
         self.expect(b"OK ")?;
-        self.stream.write_all(b"BEGIN\r\n")
+        self.write(b"BEGIN\r\n")
     }
 
     /// Reads the next line of the introduction.
@@ -166,7 +214,7 @@ impl Connection {
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
             let mut byte = [0];
-            self.stream.read_exact(&mut byte)?;
+            self.read(&mut byte)?;
             line.push(byte[0]);
             if line.len() > 512 {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the bus answers no D-Bus"));
@@ -182,7 +230,7 @@ impl Connection {
     pub fn call(&mut self, call: Call<'_>) -> io::Result<()> {
         self.serial += 1;
         let serial = self.serial;
-        self.stream.write_all(&encode(&call, serial))?;
+        self.write(&encode(&call, serial))?;
         loop {
             let (kind, fields, body) = self.receive()?;
             match kind {
@@ -197,27 +245,65 @@ impl Connection {
         }
     }
 
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(Some(self.left()?))?;
+            match self.stream.write(bytes) {
+                Ok(len) => bytes = &bytes[len..],
+                Err(err) => again(err)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            match self.stream.read(bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => bytes = &mut bytes[len..],
+                Err(err) => again(err)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let late = || {
+            let why = format!("the bus gives no answer within {} s", LIMIT.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, why)
+        };
+        self.deadline.left().ok_or_else(late)
+    }
+
     /// The next message: kind, header fields, body.
     fn receive(&mut self) -> io::Result<(u8, Vec<u8>, Vec<u8>)> {
         let mut head = [0; 16];
-        self.stream.read_exact(&mut head)?;
+        self.read(&mut head)?;
         let (body_len, fields_len) = (word(&head[4..8]) as usize, word(&head[12..16]) as usize);
         if head[0] != b'l' || body_len > MESSAGE_BYTES_MAX || fields_len > MESSAGE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bus answers no D-Bus"));
         }
         let mut rest = vec![0; fields_len.next_multiple_of(8) + body_len];
-        self.stream.read_exact(&mut rest)?;
+        self.read(&mut rest)?;
         let body = rest.split_off(fields_len.next_multiple_of(8));
         Ok((head[1], rest, body))
     }
 }
 
+/// What is no failure: the clock is asked again.
+fn again(err: io::Error) -> io::Result<()> {
+    if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+        Ok(())
+    } else {
+        Err(err)
+    }
+}
+
 fn connect_to(path: &Path) -> io::Result<UnixStream> {
     let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let limit = TimeVal::new(STEP_SECONDS, 0);
-    // The first also bounds connect(2).
-    setsockopt(&fd, sockopt::SendTimeout, &limit)?;
-    setsockopt(&fd, sockopt::ReceiveTimeout, &limit)?;
+    // Bounds connect(2), too.
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(LIMIT.as_secs() as i64, 0))?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(fd))
 }
@@ -297,6 +383,24 @@ mod tests {
         let message = encode(&call, 3);
         let fields = word(&message[12..16]) as usize;
         assert_eq!(&message[16 + fields.next_multiple_of(8)..], &call.body.bytes);
+    }
+
+    #[test]
+    fn values_are_read_from_text() {
+        let cases = [
+            ("true", Value::Bool(true)),
+            ("37", Value::I32(37)),
+            ("uint64 10000000", Value::U64(10_000_000)),
+            ("int64 -1", Value::I64(-1)),
+            ("'inactive-or-failed'", Value::Text("inactive-or-failed".to_owned())),
+            ("['a.service', \"b\"]", Value::Texts(vec!["a.service".to_owned(), "b".to_owned()])),
+        ];
+        for (text, value) in cases {
+            assert_eq!(Value::parse(text), Some(value), "{text}");
+        }
+        for text in ["", "word", "uint64 x", "'open", "[1]", "(1, 2)", "{}", "byte 1"] {
+            assert_eq!(Value::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -21,6 +21,11 @@ pub enum Limit {
     MemoryLow(Option<u64>),
     SwapMax(Option<u64>),
     PidsMax(Option<u64>),
+    /// 10 to 1000, of all devices or of one by its numbers.
+    IoWeight {
+        device: Option<(i64, i64)>,
+        weight: u16,
+    },
     /// Files whose text is as config.json has it.
     Plain {
         controller: &'static str,
@@ -89,20 +94,16 @@ pub fn of(resources: &LinuxResources) -> Result<Vec<Limit>, CgroupError> {
     Ok(limits)
 }
 
-/// Weights of 10 to 1000 become 1 to 10000, as every runtime has it; limits are written a device at a time.
+/// Limits are written a device at a time.
 fn block_io(io: &LinuxBlockIo) -> Vec<Limit> {
     let plain =
         |file: &str, field, value| Limit::Plain { controller: "io", file: file.to_owned(), field, value };
-    let weight = |weight: u16| 1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
     let mut limits = Vec::new();
-    if let Some(value) = io.weight().filter(|&weight| weight != 0) {
-        limits.push(plain("io.weight", "blockIO.weight", format!("default {}", weight(value))));
-    }
+    let asked = |weight: Option<u16>| weight.filter(|&weight| weight != 0);
+    limits.extend(asked(io.weight()).map(|weight| Limit::IoWeight { device: None, weight }));
     for device in io.weight_device().iter().flatten() {
-        if let Some(value) = device.weight() {
-            let line = format!("{}:{} {}", device.major(), device.minor(), weight(value));
-            limits.push(plain("io.weight", "blockIO.weightDevice", line));
-        }
+        let numbers = Some((device.major(), device.minor()));
+        limits.extend(asked(device.weight()).map(|weight| Limit::IoWeight { device: numbers, weight }));
     }
     let throttles: [(&str, &'static str, &Option<Vec<LinuxThrottleDevice>>); 4] = [
         ("rbps", "blockIO.throttleReadBpsDevice", io.throttle_read_bps_device()),
@@ -172,8 +173,20 @@ impl Limit {
             Self::MemoryLow(bytes) => ("memory", "memory.low", "memory.reservation", max(bytes)),
             Self::SwapMax(bytes) => ("memory", "memory.swap.max", "memory.swap", max(bytes)),
             Self::PidsMax(tasks) => ("pids", "pids.max", "pids.limit", max(tasks)),
+            Self::IoWeight { device, weight } => {
+                // 1 to 10000, as every runtime has it.
+                let scaled = 1 + (u64::from(*weight.clamp(&10, &1000)) - 10) * 9999 / 990;
+                let field = if device.is_some() { "blockIO.weightDevice" } else { "blockIO.weight" };
+                ("io", "io.weight", field, format!("{} {scaled}", device_word(*device)))
+            }
             Self::Plain { controller, file, field, value } => (controller, file, field, value.clone()),
         }
+    }
+
+    /// The same for the scheduler BFQ, which has a file of its own that takes a weight as it is.
+    pub fn write_for_bfq(&self) -> Option<(&'static str, String)> {
+        let Self::IoWeight { device, weight } = self else { return None };
+        Some(("io.bfq.weight", format!("{} {weight}", device_word(*device))))
     }
 
     /// Asks for nothing: weights share what there is, and `max` is no limit.
@@ -183,6 +196,7 @@ impl Limit {
             Self::MemoryMax(value) | Self::PidsMax(value) => value.is_none(),
             Self::CpuMax { quota_us, .. } => quota_us.is_none_or(|quota| quota < 0),
             // A reservation counts what hugetlb.*.max counts, and older kernels lack it.
+            Self::IoWeight { .. } => false,
             Self::Plain { file, value, .. } => {
                 file == "cpu.idle" && value == "0" || file.ends_with("rsvd.max")
             }
@@ -199,7 +213,7 @@ impl Limit {
             Self::CpuMax { quota_us, period_us: None } => {
                 quota_us.is_none_or(|_| now.split(' ').next() == Some(&self.write().3))
             }
-            Self::Plain { .. } => true,
+            Self::Plain { .. } | Self::IoWeight { .. } => true,
             _ => now == self.write().3,
         }
     }
@@ -221,7 +235,11 @@ impl Limit {
             Self::MemoryLow(bytes) => ("MemoryLow", number(bytes)),
             Self::SwapMax(bytes) => ("MemorySwapMax", number(bytes)),
             Self::PidsMax(tasks) => ("TasksMax", number(tasks)),
-            Self::Plain { .. } => return None,
+            Self::IoWeight { device: None, .. } => {
+                let weight = self.write().3.split(' ').nth(1).and_then(|weight| weight.parse().ok());
+                ("IOWeight", Value::U64(weight?))
+            }
+            Self::IoWeight { .. } | Self::Plain { .. } => return None,
         })
     }
 
@@ -248,10 +266,14 @@ impl Limit {
                 let bytes = bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
                 group.controller_of::<MemController>()?.set_memswap_limit(bytes)
             }
-            Self::CpuMax { .. } | Self::Plain { .. } => return None,
+            Self::CpuMax { .. } | Self::IoWeight { .. } | Self::Plain { .. } => return None,
         };
         Some(done.map_err(text))
     }
+}
+
+fn device_word(device: Option<(i64, i64)>) -> String {
+    device.map_or_else(|| "default".to_owned(), |(major, minor)| format!("{major}:{minor}"))
 }
 
 /// `cpu.weight` (1 to 10000) of v1 shares (2 to 262144): the curve that meets the default of both, 1024 and 100, as runc 1.4 and crun 1.24 have it.
@@ -307,7 +329,7 @@ mod tests {
             "cpu": {"shares": 1024, "quota": 50000, "burst": 1000, "idle": 1, "cpus": "0-1", "mems": "0"},
             "memory": {"limit": 10485760, "reservation": 4096, "swap": 20971520},
             "pids": {"limit": -1},
-            "blockIO": {"weight": 500, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1024}]},
+            "blockIO": {"weight": 500, "weightDevice": [{"major": 8, "minor": 16, "weight": 10}], "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1024}]},
             "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
             "rdma": {"mlx5": {"hcaHandles": 2}}
         }"#;
@@ -320,7 +342,7 @@ mod tests {
             })
             .collect();
         let expected = [
-            "cpu.weight=100",
+            // Without a weight, which the idle have not.
             "cpu.idle=1",
             "cpu.max=50000",
             "cpu.max.burst=1000",
@@ -331,12 +353,16 @@ mod tests {
             "memory.swap.max=10485760",
             "pids.max=max",
             "io.weight=default 4950",
+            "io.weight=8:16 1",
             "io.max=8:0 rbps=1024",
             "hugetlb.2MB.max=4194304",
             "hugetlb.2MB.rsvd.max=4194304",
             "rdma.max=mlx5 hca_handle=2 hca_object=max",
         ];
         assert_eq!(written, expected);
+        let bfq: Vec<String> =
+            limits.iter().filter_map(Limit::write_for_bfq).map(|(_, value)| value).collect();
+        assert_eq!(bfq, ["default 500", "8:16 10"]);
         assert!(limits.iter().all(|limit| limit.holds(&limit.write().3)));
         assert!(Limit::MemoryMax(Some(5000)).holds("4096"), "the kernel rounds to pages");
     }

@@ -48,6 +48,10 @@ pub enum CgroupError {
         "linux.cgroupsPath: {value:?}: with --systemd-cgroup it is slice:prefix:name, as in machine.slice:libpod:abc"
     )]
     SystemdPath { value: String },
+    #[error(
+        "annotations: {name}: {value:?}: is not a property of a systemd unit with a value as in 'text', true, 37 or uint64 5"
+    )]
+    Property { name: String, value: String },
     #[error("{what} {unit} by systemd")]
     Systemd { what: &'static str, unit: String, source: io::Error },
     #[error(
@@ -146,6 +150,20 @@ impl Cgroup {
     fn apply(&self, limit: &Limit) -> Result<(), CgroupError> {
         let (controller, file, field, mut value) = limit.write();
         let path = self.path.join(file);
+        if let Some((file, value)) = limit.write_for_bfq() {
+            let bfq = self.path.join(file);
+            if bfq.exists() {
+                fs::write(&bfq, &value).map_err(|err| CgroupError::Refused {
+                    field,
+                    value,
+                    path: bfq.clone(),
+                    cause: err.to_string(),
+                })?;
+                if !path.exists() {
+                    return Ok(());
+                }
+            }
+        }
         if let Limit::CpuMax { quota_us: None, .. } = limit {
             // A period alone leaves the quota as it is.
             let now = fs::read_to_string(&path).unwrap_or_default();

@@ -19,11 +19,16 @@ use std::{
 const MOVE_WAIT: Duration = Duration::from_secs(30);
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 
+/// Annotations that are properties of the unit: `org.systemd.property.KillSignal` is `KillSignal`, as runc has it.
+const PROPERTY: &str = "org.systemd.property.";
+
 /// A scope unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     slice: String,
     unit: String,
+    /// Beyond those of limits.
+    properties: Vec<(String, Value)>,
 }
 
 impl Scope {
@@ -46,7 +51,30 @@ impl Scope {
             None if prefix.is_empty() => format!("{name}.scope"),
             None => format!("{prefix}-{name}.scope"),
         };
-        Ok(Self { slice: slice.to_owned(), unit })
+        Ok(Self { slice: slice.to_owned(), unit, properties: Vec::new() })
+    }
+
+    /// With the properties that annotations ask for. One that ends in `Sec` takes seconds, as in a unit's file, for the `USec` of the bus.
+    pub fn with_properties<'a>(
+        mut self,
+        annotations: impl Iterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, CgroupError> {
+        for (name, text) in annotations {
+            let Some(property) = name.strip_prefix(PROPERTY) else { continue };
+            let wrong = || CgroupError::Property { name: name.clone(), value: text.clone() };
+            if property.is_empty() || !property.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(wrong());
+            }
+            let value = Value::parse(text).ok_or_else(wrong)?;
+            self.properties.push(match (property.strip_suffix("Sec"), value) {
+                (Some(stem), Value::I32(seconds)) if !property.ends_with("USec") => {
+                    let us = u64::try_from(seconds).map_err(|_| wrong())? * 1_000_000;
+                    (format!("{stem}USec"), Value::U64(us))
+                }
+                (_, value) => (property.to_owned(), value),
+            });
+        }
+        Ok(self)
     }
 
     /// Where systemd puts it, below the hierarchy's root: `a-b.slice` lies in `a.slice`.
@@ -63,7 +91,7 @@ impl Scope {
     /// Makes the scope with this process in it; gives its directory below the hierarchy's root.
     pub fn start(&self, pid: i32, id: &str, limits: &[Limit]) -> Result<PathBuf, CgroupError> {
         let failed = |source| CgroupError::Systemd { what: "start", unit: self.unit.clone(), source };
-        let mut properties = vec![
+        let mut properties: Vec<(&str, Value)> = vec![
             ("Description", Value::Text(format!("container {id}"))),
             ("Slice", Value::Text(self.slice.clone())),
             ("Delegate", Value::Bool(true)),
@@ -74,7 +102,13 @@ impl Scope {
         for accounting in ["CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting"] {
             properties.push((accounting, Value::Bool(true)));
         }
-        properties.extend(limits.iter().filter_map(Limit::property));
+        for limit in limits {
+            properties.extend(limit.property());
+        }
+        for (name, value) in &self.properties {
+            properties.retain(|(own, _)| own != name);
+            properties.push((name, value.clone()));
+        }
         let mut body = Body::default();
         body.text(&self.unit);
         body.text("replace");
@@ -134,14 +168,17 @@ fn manager_call<'a>(body: Body, member: &'a str, signature: &'a str) -> Call<'a>
     }
 }
 
-/// Root talks to the system's manager, everybody else to their own.
+/// Root talks to the system's manager, everybody else to their own; where they listen can be said as to every program (D-Bus specification,
+/// "Well-known Message Bus Instances").
 fn bus() -> PathBuf {
-    if host::is_root() {
-        return PathBuf::from(SYSTEM_BUS);
-    }
-    let address = env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
+    let system = host::is_root();
+    let variable = if system { "DBUS_SYSTEM_BUS_ADDRESS" } else { "DBUS_SESSION_BUS_ADDRESS" };
+    let address = env::var(variable).unwrap_or_default();
     if let Some(path) = address.strip_prefix("unix:path=") {
         return PathBuf::from(path.split(',').next().unwrap_or(path));
+    }
+    if system {
+        return PathBuf::from(SYSTEM_BUS);
     }
     let runtime = env::var("XDG_RUNTIME_DIR").unwrap_or_else(|_| format!("/run/user/{}", getuid()));
     Path::new(&runtime).join("bus")
@@ -167,6 +204,15 @@ mod tests {
         ];
         for (text, path) in cases {
             assert_eq!(Scope::parse(text).expect(text).path(), Path::new(path));
+        }
+        let annotation = |name: &str, value: &str| [(format!("{PROPERTY}{name}"), value.to_owned())];
+        let scope = Scope::parse("a.slice:b:c").expect("valid");
+        let timeout = annotation("TimeoutStopSec", "5");
+        let read = scope.clone().with_properties(timeout.iter().map(|(name, value)| (name, value)));
+        assert_eq!(read.expect("valid").properties, [("TimeoutStopUSec".to_owned(), Value::U64(5_000_000))]);
+        for (name, value) in [("KillSignal", "word"), ("", "1"), ("a.b", "1"), ("TimeoutStopSec", "-1")] {
+            let wrong = annotation(name, value);
+            assert!(scope.clone().with_properties(wrong.iter().map(|(name, value)| (name, value))).is_err());
         }
         for text in ["", "a:b", "a.slice:b:", "a:b:c", "a.slice:b:c:d", "x/y.slice:b:c", "a.slice:b:c/d"] {
             assert!(Scope::parse(text).is_err(), "{text:?}");

@@ -10,7 +10,7 @@ mod list;
 mod spec;
 mod update;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use runtime::{
     clock,
@@ -26,7 +26,7 @@ use std::{
 };
 
 #[derive(Debug, Parser)]
-#[command(name = "wherry-runtime", version, long_version = VERSION, about = "An OCI runtime, and the monitor of Wherry's pods")]
+#[command(name = "wherry-runtime", version = VERSION, disable_version_flag = true, about = "An OCI runtime, and the monitor of Wherry's pods")]
 pub struct Cli {
     /// Where the state of containers is kept [default: /run/wherry/runtime, of an ordinary user below $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "DIR")]
@@ -48,6 +48,9 @@ pub struct Cli {
     /// As --debug; whether a user is an ordinary one is seen. Before the command: `spec` has one of its own
     #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
+    /// Print the versions of this program and of the specification
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(subcommand)]
     command: Command,
 }

@@ -89,6 +89,9 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
     let mut unknown = warnings::unknown_field(Path::new("config.json"));
     let mut spec = runtime_spec::load(options.bundle, &mut unknown)?;
     options.terminal.check(spec.process().as_ref())?;
+    if let Some(process) = spec.process() {
+        init::identity::warn_of_limits(process);
+    }
     if let Some(process) = spec.process_mut().as_mut().filter(|_| !options.env.is_empty()) {
         process.env_mut().get_or_insert_default().extend(options.env.iter().cloned());
     }

@@ -31,7 +31,8 @@ impl Place {
                 Some(path) => path.display().to_string(),
                 None => format!(":wherry:{}", options.id),
             };
-            return Ok(Self::Systemd(Scope::parse(&text)?));
+            let annotations = spec.annotations().iter().flatten();
+            return Ok(Self::Systemd(Scope::parse(&text)?.with_properties(annotations)?));
         }
         if host::is_root() {
             let default = || Path::new("/wherry-runtime").join(options.id.as_ref());

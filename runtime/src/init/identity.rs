@@ -1,11 +1,12 @@
 //! Who a process is: limits, ids, capabilities, working directory. In an order that is pinned by what the kernel still allows.
 
+use crate::{host, warnings::warn};
 use caps::{CapSet, Capability as Cap, CapsHashSet};
 use nix::{
     errno::Errno,
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
+        resource::{Resource, getrlimit, setrlimit},
     },
     unistd::{Gid, Uid, chdir, getcwd, setgroups, setresgid, setresuid},
 };
@@ -69,12 +70,40 @@ fn rlimit(limit: &PosixRlimit) -> Result<(), IdentityError> {
         PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
     };
     let (soft, hard) = (limit.soft(), limit.hard());
-    setrlimit(resource, soft, hard).map_err(|source| IdentityError::Rlimit {
-        kind: limit.typ().to_string(),
-        soft,
-        hard,
-        source,
-    })
+    let mut set = setrlimit(resource, soft, hard);
+    if set == Err(Errno::EPERM)
+        && let Some((soft, hard)) = within_own(limit)
+    {
+        set = setrlimit(resource, soft, hard);
+    }
+    set.map_err(|source| IdentityError::Rlimit { kind: limit.typ().to_string(), soft, hard, source })
+}
+
+/// What of a limit of locked memory this process has itself, where that is less. Programs ask for more locked memory than they need, so a container
+/// has as much as there is rather than none at all. `None`: enough, or another limit.
+fn within_own(limit: &PosixRlimit) -> Option<(u64, u64)> {
+    if limit.typ() != PosixRlimitType::RlimitMemlock {
+        return None;
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    (limit.hard() > most).then(|| (limit.soft().min(most), most))
+}
+
+/// Tells of limits that the process will not have in full. On the host: in a user namespace no capability raises a limit.
+pub fn warn_of_limits(process: &Process) {
+    for limit in process.rlimits().iter().flatten() {
+        let Some((soft, hard)) = within_own(limit) else { continue };
+        if host::is_root()
+            && caps::has_cap(None, CapSet::Effective, Cap::CAP_SYS_RESOURCE).is_ok_and(|has| has)
+        {
+            continue;
+        }
+        let (kind, asked_soft, asked_hard) = (limit.typ(), limit.soft(), limit.hard());
+        warn(&format!(
+            "process.rlimits: {kind} soft {asked_soft} hard {asked_hard}: it is soft {soft} hard {hard}, \
+             as raising a hard limit needs CAP_SYS_RESOURCE, which this host does not give"
+        ));
+    }
 }
 
 pub fn no_new_privileges() -> Result<(), IdentityError> {

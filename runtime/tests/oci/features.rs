@@ -55,7 +55,8 @@ fn every_namespace_is_made() {
     bundle = bundle.with_users(100_000);
     let listed = words(&features(&bundle)["linux"]["namespaces"]);
     bundle.config["linux"]["namespaces"] = listed.iter().map(|kind| json!({"type": kind})).collect();
-    bundle.config["process"]["args"] = json!(["/bin/sh", "-c", "cd /proc/self/ns; for kind in *; do readlink $kind; done"]);
+    bundle.config["process"]["args"] =
+        json!(["/bin/sh", "-c", "cd /proc/self/ns; for kind in *; do readlink $kind; done"]);
     let out = bundle.run().expect_ok();
     let parse = |text: &str| -> BTreeMap<String, String> {
         text.lines()

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod bundle;
+mod cli;
 mod exec;
 mod faults;
 mod features;

@@ -208,7 +208,7 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     mounts::pivot(&root)?;
     mounts::propagate_root(&root, propagation)?;
     if let Some(process) = process.filter(|_| init.find_program) {
-        program::Program::find(process)?;
+        program::Program::find(process)?.expect_runnable()?;
     }
     Ok(host)
 }

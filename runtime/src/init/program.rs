@@ -56,6 +56,16 @@ impl Program {
         Ok(Self { path, args: args.collect::<Result<_, _>>()?, env: env.collect::<Result<_, _>>()? })
     }
 
+    /// Whether exec has anything to run, so far as a look tells.
+    pub fn expect_runnable(&self) -> Result<(), ProgramError> {
+        let errno = |err: std::io::Error| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO));
+        let found = self.path.metadata().map_err(errno).and_then(|metadata| match metadata.is_dir() {
+            true => Err(Errno::EACCES),
+            false => access(&self.path, AccessFlags::X_OK),
+        });
+        found.map_err(|source| ProgramError::Exec { path: self.path.clone(), source })
+    }
+
     /// Does not return when it succeeds.
     pub fn exec(self) -> Result<Infallible, ProgramError> {
         let path = CString::new(self.path.as_os_str().as_encoded_bytes())?;

@@ -199,3 +199,31 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> fs::File {
     });
     runtime_sys::process::own_received(received.expect("a descriptor")).into()
 }
+
+#[test]
+fn what_cannot_be_killed_is_a_clear_error_in_time() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.up();
+    // A task that the old freezer holds is as deaf as one that waits for a device: not even SIGKILL ends it.
+    let freezer = std::path::Path::new("/sys/fs/cgroup/freezer");
+    if !freezer.join("cgroup.procs").exists() {
+        eprintln!("skipped: no freezer of cgroup v1");
+        return;
+    }
+    let group = freezer.join(&bundle.id);
+    fs::create_dir(&group).expect("made");
+    let pid = bundle.state()["pid"].to_string();
+    fs::write(group.join("cgroup.procs"), &pid).expect("moved");
+    fs::write(group.join("freezer.state"), "FROZEN").expect("frozen");
+    let frozen =
+        || fs::read_to_string(group.join("freezer.state")).is_ok_and(|state| state.trim() == "FROZEN");
+    bundle.wait_for("it is frozen", frozen);
+    let answer = bundle.runtime(&["delete", "--force", "{id}"]);
+    fs::write(group.join("freezer.state"), "THAWED").expect("thawed");
+    let words = format!("kill process {pid}: it does not end, not even by SIGKILL; it may wait for a device");
+    answer.expect_err(1, &words);
+    bundle.wait_for("it ends", || bundle.status() == "stopped");
+    bundle.runtime(&["delete", "{id}"]).expect_ok();
+    bundle.expect_gone();
+    bundle.wait_for("the group is empty", || fs::remove_dir(&group).is_ok());
+}

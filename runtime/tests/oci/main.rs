@@ -3,6 +3,7 @@
 //! Needs root, cgroup v2 and a static busybox; without them each test says `skipped: why`, or fails under `REQUIRE_PRIVILEGED=1`.
 
 mod attacks;
+mod bad_input;
 mod bundle;
 mod cli;
 mod exec;
@@ -16,3 +17,4 @@ mod mounts;
 mod races;
 mod rootless;
 mod spec;
+mod systemd;

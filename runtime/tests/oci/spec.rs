@@ -172,7 +172,8 @@ fn a_supervisor_is_given_the_listener_and_the_state() {
     let profile = json!({
         "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "for you", "syscalls": [rule],
     });
-    let bundle = bundle.with("/linux/seccomp", profile);
+    let bundle =
+        bundle.with("/linux/seccomp", profile).with("/annotations", json!({"org.example.key": "value"}));
     let supervisor = std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("the runtime connects");
         let (mut buffer, mut control) = ([0; 8192], cmsg_space!(RawFd));
@@ -195,6 +196,8 @@ fn a_supervisor_is_given_the_listener_and_the_state() {
     assert_eq!(kind.to_str(), Some("anon_inode:seccomp notify"));
     assert_eq!((state["metadata"].as_str(), state["fds"][0].as_str()), (Some("for you"), Some("seccompFd")));
     assert!(state["pid"].as_i64().expect("a pid") > 1);
+    assert_eq!(state["pid"], state["state"]["pid"], "both as the supervisor sees them");
+    assert_eq!(state["state"]["annotations"], json!({"org.example.key": "value"}));
     assert_eq!(state["state"]["id"], bundle.id.as_str());
 }
 
@@ -219,6 +222,64 @@ fn namespaces_are_joined_by_path() {
     assert_eq!(out.split_whitespace().collect::<Vec<_>>()[..3], ["0", "100000", "65536"]);
     let net = fs::read_link(format!("/proc/{pid}/ns/net")).expect("read");
     assert!(out.contains(net.to_str().expect("UTF-8")), "{out}");
+}
+
+/// Every kind, by what `ns` of the other container's process leads to.
+#[test]
+fn each_namespace_is_joined_by_path() {
+    let Some(first) = shell("touch /ready; sleep 1000") else { return };
+    let first = first.also("/linux/namespaces", json!({"type": "time"}));
+    first.up();
+    first.wait_for("it runs", || first.root().join("ready").exists());
+    let pid = first.state()["pid"].as_i64().expect("a pid");
+    for (kind, name) in [
+        ("network", "net"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("cgroup", "cgroup"),
+        ("time", "time"),
+        ("pid", "pid"),
+    ] {
+        let Some(mut second) = shell(&format!("readlink /proc/self/ns/{name}")) else { return };
+        let path = format!("/proc/{pid}/ns/{name}");
+        let theirs = fs::read_link(&path).expect("read");
+        let namespaces = second.config["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|namespace| namespace["type"] != kind);
+        namespaces.push(json!({"type": kind, "path": path}));
+        assert_eq!(second.run().expect_ok().trim(), theirs.to_str().expect("UTF-8"), "{kind}");
+    }
+}
+
+#[test]
+fn a_limit_of_locked_memory_never_fails_a_container() {
+    let Some(bundle) = shell("ulimit -l; ulimit -Hl") else { return };
+    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).expect("read").1;
+    let huge = json!([{"type": "RLIMIT_MEMLOCK", "soft": 1u64 << 50, "hard": 1u64 << 50}]);
+    let bundle = bundle.with("/process/rlimits", huge);
+    let answer = bundle.run();
+    let raised =
+        caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).expect("read");
+    let kib = if raised || most > 1 << 50 { 1 << 40 } else { most >> 10 };
+    assert_eq!(answer.out, format!("{kib}\n{kib}\n"), "{answer:?}");
+    assert_eq!(answer.err.contains("warning: process.rlimits: RLIMIT_MEMLOCK"), kib != 1 << 40, "{answer:?}");
+}
+
+#[test]
+fn raising_another_limit_is_refused_by_name() {
+    let Some(bundle) = shell("ulimit -Hn") else { return };
+    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("read").1;
+    let more = json!([{"type": "RLIMIT_NOFILE", "soft": most + 1, "hard": most + 1}]);
+    let bundle = bundle.with("/process/rlimits", more);
+    if caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).expect("read") {
+        assert_eq!(bundle.run().expect_ok(), format!("{}\n", most + 1));
+    } else {
+        let words = format!(
+            "process.rlimits: RLIMIT_NOFILE soft {0} hard {0}: raising a hard limit needs CAP_SYS_RESOURCE",
+            most + 1
+        );
+        bundle.run().expect_err(1, &words);
+        bundle.expect_gone();
+    }
 }
 
 #[test]

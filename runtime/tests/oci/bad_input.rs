@@ -1,0 +1,262 @@
+//! What cannot be done: the exit code, words that name the field or path, and nothing left behind.
+
+use crate::bundle::{Bundle, shell};
+use serde_json::{Value, json};
+use std::fs;
+
+/// Fails with these words, before anything is made.
+fn expect_refused(bundle: &Bundle, code: i32, words: &str) {
+    bundle.runtime(&["run", "{id}"]).expect_err(code, words);
+    assert!(!bundle.state_root().exists(), "{words}: nothing was made");
+    assert!(!bundle.cgroup().exists(), "{words}: no cgroup was made");
+}
+
+#[test]
+fn a_malformed_config_is_an_error_with_its_place() {
+    let Some(bundle) = shell("true") else { return };
+    let path = bundle.dir.join("config.json");
+    let path = path.display();
+    let whole = bundle.config.to_string();
+    for (text, words) in [
+        ("{\n  \"ociVersion\": \"1.0.2\",\n  oops\n}", "line 3 column 3"),
+        (&whole[..whole.len() / 2], "EOF while parsing"),
+        (&format!("{whole} again"), "trailing characters at line 1"),
+        ("", "line 1 column 0"),
+        ("5", "integer `5`, expected struct Spec at line 1 column 1"),
+    ] {
+        fs::write(bundle.dir.join("config.json"), text).expect("written");
+        expect_refused(&bundle, 1, words);
+        let answer = bundle.runtime(&["run", "{id}"]);
+        assert!(answer.err.contains(&path.to_string()), "the file is named: {answer:?}");
+    }
+    fs::remove_file(bundle.dir.join("config.json")).expect("removed");
+    expect_refused(&bundle, 1, "No such file or directory");
+    bundle.runtime(&["run", "--bundle", "/nowhere", "{id}"]).expect_err(1, "/nowhere");
+}
+
+#[test]
+fn a_wrong_type_or_word_is_an_error_with_its_place() {
+    for (pointer, value, words) in [
+        ("/process/user", json!({"uid": -1, "gid": 0}), "`-1`, expected u32"),
+        ("/process/user", json!({"uid": "root", "gid": 0}), "string \"root\", expected u32"),
+        ("/process/args", json!("sh"), "string \"sh\", expected a sequence"),
+        ("/process/rlimits", json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), "RLIMIT_X"),
+        ("/process/ioPriority", json!({"class": "X", "priority": 1}), "`X`"),
+        ("/linux/namespaces", json!([{"type": "planet"}]), "planet"),
+        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_MAYBE"}), "SCMP_ACT_MAYBE"),
+        ("/process/execCPUAffinity", json!({"final": "x"}), "line 1 column"),
+    ] {
+        let Some(bundle) = shell("true") else { return };
+        let bundle = bundle.with(pointer, value);
+        bundle.write();
+        expect_refused(&bundle, 1, words);
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name_before_anything_is_made() {
+    for (pointer, value, words) in [
+        ("/ociVersion", json!("2.0.0"), "ociVersion"),
+        ("/process/cwd", json!("tmp"), "process.cwd"),
+        ("/process/env", json!(["NOVALUE"]), "process.env[0]"),
+        ("/process/terminal", json!(true), "process.terminal"),
+        ("/hostname", json!("x"), "hostname: needs a uts namespace"),
+        ("/linux/sysctl", json!({"vm.swappiness": "1"}), "linux.sysctl: \"vm.swappiness\""),
+        ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation"),
+        ("/linux/personality", json!({"domain": "LINUX", "flags": ["X"]}), "linux.personality.flags"),
+        ("/linux/cgroupsPath", json!("/a/../../b"), "linux.cgroupsPath"),
+        ("/linux/seccomp/architectures", json!(["SCMP_ARCH_PPC"]), "linux.seccomp.architectures"),
+        ("/hooks", json!({"poststop": [{"path": "relative"}]}), "hooks.poststop[0].path"),
+    ] {
+        let Some(bundle) = shell("true") else { return };
+        // Whose cgroup's name is not that of the field under test.
+        let (cgroup, mut bundle) = (bundle.cgroup(), bundle.with(pointer, value));
+        if pointer == "/hostname" {
+            let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().expect("a list");
+            namespaces.retain(|namespace| namespace["type"] != "uts");
+        }
+        bundle.write();
+        bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/container", bundle.id));
+        expect_refused(&bundle, 1, words);
+        assert_eq!(bundle.cgroup(), cgroup);
+    }
+}
+
+#[test]
+fn every_resource_without_a_counterpart_is_refused() {
+    for (resources, field) in [
+        (json!({"cpu": {"realtimeRuntime": 5}}), "cpu.realtimeRuntime"),
+        (json!({"memory": {"disableOOMKiller": true}}), "memory.disableOOMKiller"),
+        (json!({"memory": {"limit": 4096, "swap": 1024}}), "memory.swap"),
+        (json!({"network": {"classID": 5}}), "network.classID"),
+        (json!({"blockIO": {"leafWeight": 5}}), "blockIO.leafWeight"),
+        (json!({"devices": [{"allow": true, "access": "x"}]}), "devices"),
+        (json!({"unified": {"../x": "1"}}), "unified"),
+        (json!({"unified": {"cgroup.procs": "1"}}), "unified"),
+    ] {
+        let Some(bundle) = shell("true") else { return };
+        let bundle = bundle.with("/linux/resources", resources);
+        bundle.run().expect_err(1, &format!("linux.resources.{field}"));
+        bundle.expect_gone();
+    }
+}
+
+#[test]
+fn a_missing_root_is_named() {
+    let Some(bundle) = shell("true") else { return };
+    let bundle = bundle.with("/root/path", json!("nowhere"));
+    bundle.run().expect_err(1, "open root.path");
+    bundle.expect_gone();
+    let Some(bundle) = shell("true") else { return };
+    fs::write(bundle.dir.join("file"), "").expect("written");
+    let bundle = bundle.with("/root/path", json!("file"));
+    bundle.run().expect_err(1, "Not a directory");
+    bundle.expect_gone();
+}
+
+#[test]
+fn programs_that_cannot_run_are_named_at_create() {
+    for (args, code, words) in [
+        (json!(["no-such"]), 127, "exec: \"no-such\": executable file not found in $PATH"),
+        (json!(["/no/such"]), 127, "no such file or directory"),
+        (json!(["/data"]), 126, "permission denied"),
+        (json!(["/bin"]), 126, "/bin"),
+    ] {
+        for command in ["run", "create"] {
+            let Some(bundle) = shell("") else { return };
+            fs::write(bundle.root().join("data"), "no program").expect("written");
+            let bundle = bundle.with("/process/args", args.clone());
+            bundle.write();
+            let answer = bundle.runtime(&[command, "{id}"]);
+            assert_eq!(answer.code, code, "{command} {args}: {answer:?}");
+            // docker and podman look for these words, whatever their case.
+            assert!(
+                answer.err.to_lowercase().contains(&words.to_lowercase()),
+                "{command} {args}: {answer:?}"
+            );
+            bundle.expect_gone();
+        }
+    }
+}
+
+#[test]
+fn users_that_are_not_mapped_are_refused() {
+    let Some(bundle) = shell("true") else { return };
+    let bundle = bundle.with_users(100_000).with("/process/user", json!({"uid": 70_000, "gid": 0}));
+    bundle.run().expect_err(1, "process.user: uid 70000");
+    bundle.expect_gone();
+    let Some(bundle) = shell("true") else { return };
+    let bundle = bundle
+        .with_users(100_000)
+        .with("/process/user", json!({"uid": 0, "gid": 0, "additionalGids": [70_000]}));
+    bundle.run().expect_err(1, "process.user: groups");
+    bundle.expect_gone();
+}
+
+#[test]
+fn ids_are_taken_once_and_are_plain_names() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.up();
+    for command in ["create", "run"] {
+        let words = format!("container with given ID already exists: {}", bundle.id);
+        bundle.runtime(&[command, "{id}"]).expect_err(1, &words);
+    }
+    assert_eq!(bundle.status(), "running", "the first is not touched");
+    for id in ["a/b", "..", "", "a b"] {
+        let answer = bundle.runtime(&["create", id]);
+        assert!(answer.code == 2 && answer.err.contains("allowed are"), "{id:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn every_command_says_what_is_not_there() {
+    let Some(bundle) = shell("true") else { return };
+    for words in [
+        &["start", "{id}"][..],
+        &["state", "{id}"],
+        &["kill", "{id}"],
+        &["kill", "--all", "{id}"],
+        &["delete", "{id}"],
+        &["pause", "{id}"],
+        &["resume", "{id}"],
+        &["ps", "{id}"],
+        &["events", "--stats", "{id}"],
+        &["update", "--pids-limit", "5", "{id}"],
+    ] {
+        bundle.runtime(words).expect_err(1, &format!("container does not exist: {}", bundle.id));
+    }
+    bundle.runtime(&["exec", "{id}", "sh"]).expect_err(255, "container does not exist");
+    bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+}
+
+#[test]
+fn commands_in_a_wrong_state_say_so() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.write();
+    bundle.runtime(&["create", "{id}"]).expect_ok();
+    bundle.runtime(&["resume", "{id}"]).expect_err(1, "container not paused");
+    bundle.runtime(&["delete", "{id}"]).expect_err(1, "that is not stopped: created");
+    bundle.runtime(&["start", "{id}"]).expect_ok();
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "cannot start an already running container");
+    bundle.runtime(&["pause", "{id}"]).expect_ok();
+    bundle.runtime(&["pause", "{id}"]).expect_err(1, "container not running or created: paused");
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "it is paused");
+    bundle.runtime(&["kill", "{id}", "KILL"]).expect_ok();
+    bundle.wait_for("it stops", || bundle.status() == "stopped");
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "cannot start a container that has stopped");
+    bundle.runtime(&["kill", "{id}"]).expect_err(1, "container not running");
+    bundle.runtime(&["kill", "--all", "{id}"]).expect_ok();
+    bundle.runtime(&["pause", "{id}"]).expect_err(1, "container not running or created: stopped");
+    bundle.runtime(&["update", "--pids-limit", "5", "{id}"]).expect_err(1, "container not running");
+    bundle.runtime(&["events", "--stats", "{id}"]).expect_err(1, "is not running");
+}
+
+#[test]
+fn updates_that_cannot_be_are_refused() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.up();
+    fs::write(bundle.dir.join("wrong.json"), "{\n\"cpu\": 5}").expect("written");
+    for (words, why) in [
+        (&["--l3-cache-schema", "L3:0=f"][..], "linux.intelRdt is not supported"),
+        (&["--mem-bw-schema", "MB:0=1"], "linux.intelRdt is not supported"),
+        (&["--cpu-rt-runtime", "5"], "cpu.realtimeRuntime"),
+        (&["--resources", "wrong.json"], "wrong.json: invalid type: integer `5`"),
+        (&["--resources", "none.json"], "none.json"),
+    ] {
+        bundle.runtime(&[&["update"], words, &["{id}"]].concat()).expect_err(1, why);
+    }
+    for words in [&["--memory", "lots"][..], &["--memory", "1.5g"], &["--cpu-period", "-5"]] {
+        let answer = bundle.runtime(&[&["update"], words, &["{id}"]].concat());
+        assert!(answer.code == 2 && answer.err.contains(words[1]), "{answer:?}");
+    }
+    bundle.runtime(&["update", "--kernel-memory", "5m", "{id}"]).expect_ok();
+}
+
+#[test]
+fn a_cgroup_that_others_are_in_is_left_alone() {
+    let Some(first) = shell("sleep 1000") else { return };
+    first.up();
+    let Some(second) = shell("true") else { return };
+    let second = second.with("/linux/cgroupsPath", first.config["linux"]["cgroupsPath"].clone());
+    second.write();
+    second.runtime(&["run", "{id}"]).expect_err(1, "is not empty");
+    assert!(!second.state_root().join(&second.id).exists());
+    assert_eq!(first.status(), "running", "nobody is killed");
+    drop(first);
+}
+
+#[test]
+fn a_container_without_a_cgroup_has_nothing_to_pause() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.up();
+    // As an ordinary user's without a delegated cgroup.
+    let path = bundle.state_root().join(&bundle.id).join("state.json");
+    let whole = fs::read_to_string(&path).expect("read");
+    let mut state: Value = serde_json::from_str(&whole).expect("JSON");
+    state["cgroup"] = json!("");
+    fs::write(&path, state.to_string()).expect("written");
+    bundle.runtime(&["pause", "{id}"]).expect_err(1, "it has no cgroup of its own");
+    bundle.runtime(&["update", "--pids-limit", "5", "{id}"]).expect_err(1, "it has no cgroup of its own");
+    bundle.runtime(&["exec", "--cgroup", "x", "{id}", "sh"]).expect_err(255, "it has no cgroup of its own");
+    fs::write(&path, whole).expect("written");
+}

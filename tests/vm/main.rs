@@ -3,4 +3,5 @@
 
 mod limits;
 mod peers;
+mod resources;
 mod systemd;

@@ -207,6 +207,9 @@ fn bring_up(
     record.started_ticks = start_ticks(record.pid).unwrap_or(0);
     if has_new_namespace(spec, LinuxNamespaceType::User) {
         ids::map(record.pid, spec)?;
+        if let Some(process) = spec.process() {
+            init::identity::raise_limits(record.pid, process);
+        }
     }
     place.join(record, spec)?;
     let hooks = spec.hooks().as_ref();

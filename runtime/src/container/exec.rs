@@ -81,6 +81,7 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     }
     let cgroup = place(&record, options.cgroup)?.map(|group| group.open()).transpose()?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
+    let asked = has_namespace(&spec, LinuxNamespaceType::User).then(|| options.process.clone());
     let cloned = clone_into(&container, &spec, cgroup.as_ref().map(AsFd::as_fd))?;
     let Clone::Parent { pid, pidfd } = cloned else {
         drop(parent);
@@ -90,6 +91,9 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
         std::process::exit(i32::from(err.exit_code()));
     };
     drop(child);
+    if let Some(process) = asked {
+        init::identity::raise_limits(pid, &process);
+    }
     match wait_exec(&parent) {
         Ok(terminal) => Ok(Created { pid, pidfd, terminal }),
         Err(err) => {

@@ -11,6 +11,7 @@ use nix::{
     unistd::{Gid, Uid, chdir, getcwd, setgroups, setresgid, setresuid},
 };
 use runtime_spec::oci::{Capabilities, PosixRlimit, PosixRlimitType, Process};
+use runtime_sys::process::set_limit;
 use std::{fs, io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,32 @@ pub fn oom_score(process: &Process) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::OomScore { value, source })
 }
 
+/// Gives a process in a user namespace, where no capability raises a limit, the hard limits that it is to have; from the host, where one does.
+pub fn raise_limits(pid: i32, process: &Process) {
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource(limit.typ());
+        let Ok((soft, most)) = getrlimit(resource) else { continue };
+        if limit.hard() > most {
+            // Where that is refused, the process itself says so, and which.
+            let _ = set_limit(pid, resource as u32, soft, limit.hard());
+        }
+    }
+}
+
 fn rlimit(limit: &PosixRlimit) -> Result<(), IdentityError> {
-    let resource = match limit.typ() {
+    let resource = resource(limit.typ());
+    let (soft, hard) = (limit.soft(), limit.hard());
+    let mut set = setrlimit(resource, soft, hard);
+    if set == Err(Errno::EPERM)
+        && let Some((soft, hard)) = within_own(limit)
+    {
+        set = setrlimit(resource, soft, hard);
+    }
+    set.map_err(|source| IdentityError::Rlimit { kind: limit.typ().to_string(), soft, hard, source })
+}
+
+fn resource(kind: PosixRlimitType) -> Resource {
+    match kind {
         PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
         PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
         PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
@@ -68,15 +93,7 @@ fn rlimit(limit: &PosixRlimit) -> Result<(), IdentityError> {
         PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
         PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
-    };
-    let (soft, hard) = (limit.soft(), limit.hard());
-    let mut set = setrlimit(resource, soft, hard);
-    if set == Err(Errno::EPERM)
-        && let Some((soft, hard)) = within_own(limit)
-    {
-        set = setrlimit(resource, soft, hard);
     }
-    set.map_err(|source| IdentityError::Rlimit { kind: limit.typ().to_string(), soft, hard, source })
 }
 
 /// What of a limit of locked memory this process has itself, where that is less. Programs ask for more locked memory than they need, so a container

@@ -339,9 +339,7 @@ impl Monitor<'_> {
 
     fn signal(&mut self, name: &str, number: i32, all: bool) -> Result<(), String> {
         let container = self.containers.get(name).ok_or_else(|| absent(name))?;
-        if !container::SIGNALS.contains(&number) {
-            return Err(format!("{number} is no signal"));
-        }
+        container::SIGNALS.contains(&number).then_some(()).ok_or_else(|| format!("{number} is no signal"))?;
         if !all {
             let sent = runtime_sys::process::pidfd_send_signal(container.pidfd.as_fd(), number);
             return sent.or_else(|err| {

@@ -164,6 +164,14 @@ pub fn set_domain_name(name: &str) -> io::Result<()> {
     check(i64::from(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) })).map(drop)
 }
 
+/// Sets a limit of another process, prlimit(2). `resource`: `RLIMIT_*`. Errors: `EPERM` a hard limit is raised without CAP_SYS_RESOURCE on the host.
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let old = ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the kernel reads one rlimit64, which lives across the call, and writes none.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, ptr::from_ref(&limit), old) }).map(drop)
+}
+
 /// Adds a capability to the ambient set, capabilities(7). Errors: `EPERM` not permitted and inheritable.
 pub fn raise_ambient(capability: u8) -> io::Result<()> {
     // SAFETY: prctl with integers only.

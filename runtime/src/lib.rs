@@ -17,3 +17,12 @@ pub mod mounts;
 mod seccomp;
 pub mod self_protection;
 pub mod warnings;
+
+/// The words of `linux.memoryPolicy` that are known, for `features`.
+pub fn memory_modes() -> Vec<&'static str> {
+    init::scheduling::MEMORY_MODES.iter().map(|(name, ..)| *name).collect()
+}
+
+pub fn memory_flags() -> Vec<&'static str> {
+    init::scheduling::MEMORY_FLAGS.iter().map(|(name, ..)| *name).collect()
+}

@@ -10,7 +10,7 @@ mod validate;
 
 pub use container_id::ContainerId;
 pub use oci_spec::runtime as oci;
-pub use process::{cpus, validate_process};
+pub use process::{numbers, validate_process};
 pub use state::{State, Status};
 pub use validate::validate;
 

@@ -39,13 +39,13 @@ pub fn validate_process(process: &Process) -> Result<(), SpecError> {
     for (name, list) in lists {
         let Some(list) = list else { continue };
         let why = format!("{list:?}: give CPUs as in 0-3,7");
-        require(cpus(list).is_some(), &format!("process.execCPUAffinity.{name}"), &why)?;
+        require(numbers(list).is_some(), &format!("process.execCPUAffinity.{name}"), &why)?;
     }
     Ok(())
 }
 
-/// The numbers of a list as in `0-3,7`; `None` for any other text.
-pub fn cpus(list: &str) -> Option<Vec<usize>> {
+/// The numbers of a list of CPUs or nodes as in `0-3,7`; `None` for any other text.
+pub fn numbers(list: &str) -> Option<Vec<usize>> {
     /// `CPU_SETSIZE`.
     const NUMBER_MAX: usize = 1023;
     let mut numbers = Vec::new();
@@ -65,10 +65,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_cpus_is_numbers_and_ranges() {
-        assert_eq!(cpus("0-2,7"), Some(vec![0, 1, 2, 7]));
+    fn a_list_is_numbers_and_ranges() {
+        assert_eq!(numbers("0-2,7"), Some(vec![0, 1, 2, 7]));
         for text in ["", "a", "3-1", "1,", "-1", "0-4000000000"] {
-            assert_eq!(cpus(text), None, "{text:?}");
+            assert_eq!(numbers(text), None, "{text:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     SpecError,
     oci::{Linux, LinuxNamespaceType, Spec},
-    process::validate_process,
+    process::{numbers, validate_process},
     sysctl,
 };
 use std::path::{Component, Path, PathBuf};
@@ -115,7 +115,10 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
         )?;
     }
     require(linux.net_devices().iter().flatten().count() == 0, "linux.netDevices", "is not supported")?;
-    require(linux.memory_policy().is_none(), "linux.memoryPolicy", "is not supported")?;
+    let nodes =
+        linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()).unwrap_or_default();
+    let why = format!("{nodes:?}: give nodes as in 0-1,3");
+    require(nodes.is_empty() || numbers(nodes).is_some(), "linux.memoryPolicy.nodes", &why)?;
     require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
     sysctl::validate(linux)
 }
@@ -157,7 +160,7 @@ mod tests {
             ("/process/args", json!([]), "process.args"),
             ("/process/cwd", json!("tmp"), "process.cwd"),
             ("/process/env", json!(["A"]), "process.env[0]"),
-            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}), "linux.memoryPolicy"),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "x"}), "linux.memoryPolicy.nodes"),
             ("/linux/timeOffsets", json!({"boottime": {"secs": 5}}), "linux.timeOffsets"),
             ("/process/env", json!(["=A"]), "process.env[0]"),
             (

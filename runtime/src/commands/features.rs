@@ -34,7 +34,7 @@ pub fn features() -> Value {
             "apparmor": {"enabled": runtime::lsm::apparmor_enabled()},
             "selinux": {"enabled": runtime::lsm::selinux_enabled()},
             "intelRdt": {"enabled": false},
-            "memoryPolicy": {"enabled": false},
+            "memoryPolicy": {"modes": runtime::memory_modes(), "flags": runtime::memory_flags()},
             "netDevices": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
         },

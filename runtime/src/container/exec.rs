@@ -256,5 +256,6 @@ fn run(
         init::attach_stdio(options.stdio).map_err(io("attach the standard streams"))?;
     }
     init::scheduling::personality(spec)?;
+    init::scheduling::memory_policy(spec)?;
     init::become_program(&options.process, filter, host, &record.oci(Status::Running), options.preserve_fds)
 }

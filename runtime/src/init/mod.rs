@@ -236,6 +236,7 @@ fn start(init: &Init<'_>, host: FromHost) -> Result<Infallible, InitError> {
         source: io::Error::new(io::ErrorKind::InvalidInput, "config.json has no process"),
     })?;
     scheduling::personality(init.spec)?;
+    scheduling::memory_policy(init.spec)?;
     // The supervisor of a seccomp listener is outside: it is told the pid that it sees.
     let mut running = state(init, Status::Running);
     running.pid = host.listener.as_ref().map_or(running.pid, |listener| listener.pid);

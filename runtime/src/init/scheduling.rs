@@ -4,9 +4,11 @@ use super::{InitError, has_new_namespace};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use runtime_spec::oci::{
     IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
-    Process, Scheduler, Spec,
+    MemoryPolicyFlagType, MemoryPolicyModeType, Process, Scheduler, Spec,
 };
-use runtime_sys::scheduling::{Scheduling, set_io_priority, set_personality, set_scheduler};
+use runtime_sys::scheduling::{
+    Scheduling, set_io_priority, set_memory_policy, set_personality, set_scheduler,
+};
 use std::{
     fs::{self, File},
     io,
@@ -71,7 +73,7 @@ fn scheduling(scheduler: &Scheduler) -> Scheduling {
 pub fn pin(list: Option<&String>) -> Result<(), InitError> {
     let Some(list) = list else { return Ok(()) };
     let mut set = CpuSet::new();
-    let pinned = runtime_spec::cpus(list)
+    let pinned = runtime_spec::numbers(list)
         .ok_or(nix::errno::Errno::EINVAL)
         .and_then(|cpus| cpus.into_iter().try_for_each(|cpu| set.set(cpu)))
         .and_then(|()| sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
@@ -88,6 +90,39 @@ pub fn personality(spec: &Spec) -> Result<(), InitError> {
         LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
     };
     set_personality(domain).map_err(failed(format!("linux.personality: {}", asked.domain())))
+}
+
+/// The modes of `linux.memoryPolicy` and their numbers; linux/mempolicy.h.
+pub const MEMORY_MODES: [(&str, MemoryPolicyModeType, i32); 7] = [
+    ("MPOL_BIND", MemoryPolicyModeType::MpolBind, 2),
+    ("MPOL_DEFAULT", MemoryPolicyModeType::MpolDefault, 0),
+    ("MPOL_INTERLEAVE", MemoryPolicyModeType::MpolInterleave, 3),
+    ("MPOL_LOCAL", MemoryPolicyModeType::MpolLocal, 4),
+    ("MPOL_PREFERRED", MemoryPolicyModeType::MpolPreferred, 1),
+    ("MPOL_PREFERRED_MANY", MemoryPolicyModeType::MpolPreferredMany, 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", MemoryPolicyModeType::MpolWeightedInterleave, 6),
+];
+pub const MEMORY_FLAGS: [(&str, MemoryPolicyFlagType, i32); 3] = [
+    ("MPOL_F_NUMA_BALANCING", MemoryPolicyFlagType::MpolFNumaBalancing, 1 << 13),
+    ("MPOL_F_RELATIVE_NODES", MemoryPolicyFlagType::MpolFRelativeNodes, 1 << 14),
+    ("MPOL_F_STATIC_NODES", MemoryPolicyFlagType::MpolFStaticNodes, 1 << 15),
+];
+
+/// The NUMA nodes that the program's memory is from.
+pub fn memory_policy(spec: &Spec) -> Result<(), InitError> {
+    let Some(asked) = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()) else {
+        return Ok(());
+    };
+    let (name, _, mode) =
+        MEMORY_MODES.iter().find(|(_, mode, _)| *mode == asked.mode()).unwrap_or(&MEMORY_MODES[1]);
+    let flags = asked.flags().iter().flatten();
+    let flags: i32 = flags
+        .filter_map(|flag| MEMORY_FLAGS.iter().find(|(_, known, _)| known == flag))
+        .map(|(.., bit)| bit)
+        .sum();
+    let list = asked.nodes().as_deref().unwrap_or_default();
+    let nodes = runtime_spec::numbers(list).unwrap_or_default();
+    set_memory_policy(mode | flags, &nodes).map_err(failed(format!("linux.memoryPolicy: {name} {list:?}")))
 }
 
 /// A new time namespace with its clocks set, time_namespaces(7): they can be set only as long as nobody is inside.

@@ -38,6 +38,20 @@ pub fn set_io_priority(class: u32, level: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) }).map(drop)
 }
 
+/// Sets from which NUMA nodes this process gets memory; set_mempolicy(2). `mode`: `MPOL_*` with its flags. Errors: `EINVAL` nodes that the mode does
+/// not take, or that are not there.
+pub fn set_memory_policy(mode: i32, nodes: &[usize]) -> io::Result<()> {
+    const BITS: usize = u64::BITS as usize;
+    let mut mask = [0u64; 16];
+    for &node in nodes {
+        *mask.get_mut(node / BITS).ok_or(io::ErrorKind::InvalidInput)? |= 1 << (node % BITS);
+    }
+    let (pointer, bits) =
+        if nodes.is_empty() { (ptr::null(), 0) } else { (mask.as_ptr(), mask.len() * BITS) };
+    // SAFETY: the kernel reads no more bits of `mask` than it has, and it lives across the call; without nodes it reads nothing.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) }).map(drop)
+}
+
 /// Sets this process's execution domain, `PER_LINUX` and the like; personality(2).
 pub fn set_personality(domain: u64) -> io::Result<()> {
     // SAFETY: takes an integer.

@@ -162,11 +162,7 @@ fn what_is_off_is_refused_by_name() {
     let features = features(&bundle);
     assert_eq!(features["linux"]["cgroup"]["v1"], false);
     drop(bundle);
-    let cases = [
-        ("intelRdt", json!({"closID": "x"})),
-        ("netDevices", json!({"eth0": {"name": "x"}})),
-        ("memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"})),
-    ];
+    let cases = [("intelRdt", json!({"closID": "x"})), ("netDevices", json!({"eth0": {"name": "x"}}))];
     for (field, value) in cases {
         assert_eq!(features["linux"][field]["enabled"], false, "{field}");
         let Some(bundle) = shell("true") else { return };
@@ -174,4 +170,37 @@ fn what_is_off_is_refused_by_name() {
         bundle.run().expect_err(1, &format!("linux.{field}: is not supported"));
         assert!(!bundle.state_root().exists(), "{field}: nothing was made");
     }
+}
+
+/// By what the kernel says of the program's memory; proc_pid_numa_maps(5).
+#[test]
+fn every_memory_policy_is_in_force() {
+    let Some(bundle) = shell("true") else { return };
+    let policy = features(&bundle)["linux"]["memoryPolicy"].clone();
+    drop(bundle);
+    let of = |policy: Value| {
+        let bundle = shell("awk '{print $2; exit}' /proc/self/numa_maps")?;
+        Some(bundle.with("/linux/memoryPolicy", policy).with("/linux/seccomp", Value::Null).run())
+    };
+    for mode in words(&policy["modes"]) {
+        let (nodes, shown) = match mode.as_str() {
+            "MPOL_DEFAULT" => ("", "default"),
+            "MPOL_LOCAL" => ("", "local"),
+            "MPOL_BIND" => ("0", "bind:0"),
+            "MPOL_INTERLEAVE" => ("0", "interleave:0"),
+            "MPOL_PREFERRED" => ("0", "prefer:0"),
+            "MPOL_PREFERRED_MANY" => ("0", "prefer (many):0"),
+            "MPOL_WEIGHTED_INTERLEAVE" => ("0", "weighted interleave:0"),
+            other => panic!("{other} is new: test it"),
+        };
+        let Some(answer) = of(json!({"mode": mode, "nodes": nodes})) else { return };
+        // Of a name with a space, awk shows the first word.
+        assert_eq!(answer.expect_ok().trim(), shown.split(' ').next().expect("a word"), "{mode}");
+    }
+    for flag in words(&policy["flags"]) {
+        let Some(answer) = of(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": [flag]})) else { return };
+        assert!(answer.expect_ok().starts_with("bind"), "{flag}");
+    }
+    let Some(answer) = of(json!({"mode": "MPOL_BIND", "nodes": "1000"})) else { return };
+    answer.expect_err(1, "linux.memoryPolicy: MPOL_BIND \"1000\"");
 }

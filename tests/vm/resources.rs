@@ -161,11 +161,15 @@ fn told_of_memory(guest: &Guest) {
     bundle(guest, "tail /dev/zero", &[("/linux/resources", limits)]);
     says(guest, "create one");
     let told = "cd /b; (/opt/wherry/wherry-runtime events --interval 1h one > events 2>&1 &) < /dev/null; \
-                until pgrep -f 'events --interval' > /dev/null; do sleep 0.1; done";
+                until pgrep -fx '/opt/wherry/wherry-runtime events .*' > /dev/null; do sleep 0.1; done";
     guest.run(told).ok();
     says(guest, "start one");
     guest.wait_for("it is told", LONG, r#"grep '{"id":"one","type":"oom"}' /b/events"#);
-    guest.wait_for("and ends with the container", LONG, "! pgrep -f 'events --interval' > /dev/null");
+    guest.wait_for(
+        "and ends with the container",
+        LONG,
+        "! pgrep -fx '/opt/wherry/wherry-runtime events .*' > /dev/null",
+    );
     says(guest, "delete one");
 }
 

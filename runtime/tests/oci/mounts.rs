@@ -203,3 +203,21 @@ fn the_hosts_cgroups_are_shown_where_no_new_mount_is_allowed() {
     namespaces.retain(|namespace| namespace["type"] != "cgroup");
     assert_eq!(bundle.run().expect_ok(), "/sys/fs/cgroup/cgroup.procs\n");
 }
+
+#[test]
+fn mapped_owners_reach_the_mounts_below_only_when_asked() {
+    for (option, owners) in [("idmap", "3007 7"), ("ridmap", "3007 3007")] {
+        let Some(bundle) = with_volume("busybox stat -c %u /data/file /data/below/file | busybox xargs")
+        else {
+            return;
+        };
+        let map = json!([{"containerID": 0, "hostID": 3000, "size": 100}]);
+        let bundle = bundle.also(
+            "/mounts",
+            json!({"destination": "/data", "type": "bind", "source": "volume", "options": ["rbind", option], "uidMappings": map, "gidMappings": map}),
+        );
+        let script = "mount -t tmpfs none volume; mkdir volume/below; mount -t tmpfs none volume/below; \
+                      touch volume/file volume/below/file; chown 7 volume/file volume/below/file; $RUN";
+        assert_eq!(in_own_mounts(&bundle, script).expect_ok().trim(), owners, "{option}");
+    }
+}

@@ -264,6 +264,98 @@ fn a_limit_of_locked_memory_never_fails_a_container() {
     assert_eq!(answer.err.contains("warning: process.rlimits: RLIMIT_MEMLOCK"), kib != 1 << 40, "{answer:?}");
 }
 
+/// Each kind, by the line that the kernel has for it; proc_pid_limits(5).
+#[test]
+fn every_limit_is_set() {
+    use nix::sys::resource::{Resource, getrlimit};
+    let kinds = [
+        ("CPU", Resource::RLIMIT_CPU, "Max cpu time"),
+        ("FSIZE", Resource::RLIMIT_FSIZE, "Max file size"),
+        ("DATA", Resource::RLIMIT_DATA, "Max data size"),
+        ("STACK", Resource::RLIMIT_STACK, "Max stack size"),
+        ("CORE", Resource::RLIMIT_CORE, "Max core file size"),
+        ("RSS", Resource::RLIMIT_RSS, "Max resident set"),
+        ("NPROC", Resource::RLIMIT_NPROC, "Max processes"),
+        ("NOFILE", Resource::RLIMIT_NOFILE, "Max open files"),
+        ("MEMLOCK", Resource::RLIMIT_MEMLOCK, "Max locked memory"),
+        ("AS", Resource::RLIMIT_AS, "Max address space"),
+        ("LOCKS", Resource::RLIMIT_LOCKS, "Max file locks"),
+        ("SIGPENDING", Resource::RLIMIT_SIGPENDING, "Max pending signals"),
+        ("MSGQUEUE", Resource::RLIMIT_MSGQUEUE, "Max msgqueue size"),
+        ("NICE", Resource::RLIMIT_NICE, "Max nice priority"),
+        ("RTPRIO", Resource::RLIMIT_RTPRIO, "Max realtime priority"),
+        ("RTTIME", Resource::RLIMIT_RTTIME, "Max realtime timeout"),
+    ];
+    // As much as may be had, less one to tell it from what was; what has no limit gets one that hurts nobody.
+    let limit = |resource| match getrlimit(resource).expect("read").1 {
+        u64::MAX => 1 << 40,
+        most => most.saturating_sub(1),
+    };
+    let Some(bundle) = shell("cat /proc/self/limits") else { return };
+    let listed: Vec<Value> = kinds
+        .iter()
+        .map(|&(kind, resource, _)| json!({"type": format!("RLIMIT_{kind}"), "soft": limit(resource), "hard": limit(resource)}))
+        .collect();
+    let out = bundle.with("/process/rlimits", json!(listed)).run().expect_ok();
+    for (kind, resource, line) in kinds {
+        let shown =
+            out.lines().find_map(|shown| shown.strip_prefix(line)).unwrap_or_else(|| panic!("{line}: {out}"));
+        let value = limit(resource).to_string();
+        assert_eq!(shown.split_whitespace().take(2).collect::<Vec<_>>(), [&value, &value], "{kind}");
+    }
+}
+
+#[test]
+fn a_score_that_may_not_be_had_is_refused_by_name() {
+    let Some(bundle) = shell("cat /proc/self/oom_score_adj") else { return };
+    let bundle = bundle.with("/process/oomScoreAdj", json!(-500));
+    if caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).expect("read") {
+        assert_eq!(bundle.run().expect_ok(), "-500\n");
+    } else {
+        bundle.run().expect_err(1, "process.oomScoreAdj: -500");
+        bundle.expect_gone();
+    }
+}
+
+#[test]
+fn listed_devices_are_made() {
+    let devices = json!([
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 7, "gid": 8},
+        {"path": "/dev/deep/pipe", "type": "p", "fileMode": 0o640},
+        {"path": "/dev/disk", "type": "b", "major": 7, "minor": 99},
+    ]);
+    let script = "cd /dev; stat -c '%n %F %t:%T %a %u:%g' fuse deep/pipe disk";
+    let Some(bundle) = shell(script) else { return };
+    let out = bundle.with("/linux/devices", devices).run().expect_ok();
+    let expected = [
+        "fuse character special file a:e5 600 7:8",
+        "deep/pipe fifo 0:0 640 0:0",
+        "disk block special file 7:63 666 0:0",
+    ];
+    assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+    // In a user namespace, the host's own are bound.
+    let Some(bundle) = shell("stat -c '%n %t:%T' /dev/fuse") else { return };
+    let fuse = json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]);
+    if std::path::Path::new("/dev/fuse").exists() {
+        assert_eq!(
+            bundle.with_users(100_000).with("/linux/devices", fuse).run().expect_ok(),
+            "/dev/fuse a:e5\n"
+        );
+    }
+}
+
+#[test]
+fn annotations_are_in_the_state() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    let bundle = bundle.with("/annotations", json!({"org.example.key": "value"}));
+    bundle.up();
+    let state = bundle.state();
+    assert_eq!(state["annotations"], json!({"org.example.key": "value"}));
+    assert_eq!((&state["bundle"], &state["rootfs"]), (&json!(bundle.dir), &json!(bundle.root())));
+    assert_eq!((&state["ociVersion"], &state["owner"]), (&json!("1.3.0"), &json!("root")));
+    assert!(state["created"].as_str().expect("text").ends_with('Z'), "{state}");
+}
+
 #[test]
 fn raising_another_limit_is_refused_by_name() {
     let Some(bundle) = shell("ulimit -Hn") else { return };

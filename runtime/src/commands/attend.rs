@@ -34,13 +34,19 @@ const OUR_OWN: [Signal; 10] = [
     Signal::SIGTTOU,
 ];
 
-/// Waits for the process; its exit code as a shell has it.
-pub fn attend(created: &Created) -> Result<u8, ContainerError> {
+/// Signals that wait for [`attend`]. Held from before the process is made: one that comes between would end this command, and leave the process.
+pub struct Held(SignalFd);
+
+pub fn hold() -> Result<Held, ContainerError> {
     let mut passed = SigSet::all();
     OUR_OWN.into_iter().for_each(|signal| passed.remove(signal));
     passed.thread_block().map_err(failed("block signals"))?;
-    let signals = SignalFd::with_flags(&passed, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(failed("read signals"))?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    SignalFd::with_flags(&passed, flags).map(Held).map_err(failed("read signals"))
+}
+
+/// Waits for the process; its exit code as a shell has it.
+pub fn attend(created: &Created, Held(signals): &Held) -> Result<u8, ContainerError> {
     let mut desk = created.terminal.as_ref().map(Desk::new).transpose()?;
     loop {
         let pidfd = created.pidfd.as_fd();

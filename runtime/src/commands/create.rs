@@ -1,7 +1,7 @@
 //! `create` and `run`.
 
 use super::{
-    attend::attend,
+    attend::{Held, attend, hold},
     handover::{HandoverArgs, listeners},
     io_error, refused,
 };
@@ -61,7 +61,7 @@ fn make(
     args: &CreateArgs,
     systemd_cgroup: bool,
     until: Until,
-) -> Result<Created, ContainerError> {
+) -> Result<(Created, Option<Held>), ContainerError> {
     if args.no_pivot {
         return Err(refused("--no-pivot is not supported: the host's root would stay in reach"));
     }
@@ -90,24 +90,26 @@ fn make(
         // Before the program can run, its terminal must be in someone's hands.
         at_once: until != Until::Created && terminal != TerminalTo::Socket,
     };
+    let held = if until == Until::Attended { Some(hold()?) } else { None };
     let mut created = container::create(options)?;
     if let Err(err) = args.handover.give(&mut created) {
         container::delete(root, &args.id, true)?;
         return Err(err);
     }
-    Ok(created)
+    Ok((created, held))
 }
 
 /// The exit code is that of the program, unless detached.
 pub fn run(root: &Path, args: &RunArgs, systemd_cgroup: bool) -> Result<u8, ContainerError> {
     let until = if args.detach { Until::Detached } else { Until::Attended };
-    let created = make(root, &args.create, systemd_cgroup, until)?;
+    let (created, held) = make(root, &args.create, systemd_cgroup, until)?;
     let id = &args.create.id;
     let waits = args.create.handover.terminal(!args.detach) == TerminalTo::Socket;
     let started = if waits { container::start(root, id) } else { Ok(()) };
-    let ended = match started {
-        Ok(()) if args.detach => return Ok(0),
-        started => started.and_then(|()| attend(&created)),
+    let ended = match (started, held) {
+        (Ok(()), None) => return Ok(0),
+        (Ok(()), Some(held)) => attend(&created, &held),
+        (Err(err), _) => Err(err),
     };
     if ended.is_err() || !args.keep {
         container::delete(root, id, true)?;

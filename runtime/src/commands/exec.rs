@@ -1,6 +1,10 @@
 //! `exec ID [COMMAND...]`: a further process in a running container. Exit code: that of the process, unless detached.
 
-use super::{attend::attend, handover::HandoverArgs, refused};
+use super::{
+    attend::{attend, hold},
+    handover::HandoverArgs,
+    refused,
+};
 use clap::Args;
 use runtime::{
     container::{self, ContainerError, ExecOptions, Stdio},
@@ -65,6 +69,7 @@ pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
     let process = process_of(root, args)?;
     let terminal = args.handover.terminal(!args.detach);
     terminal.check(Some(&process))?;
+    let held = if args.detach { None } else { Some(hold()?) };
     let mut created = container::exec(ExecOptions {
         id: &args.id,
         state_root: root,
@@ -75,7 +80,7 @@ pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
         cgroup: args.cgroup.as_deref(),
     })?;
     args.handover.give(&mut created)?;
-    if args.detach { Ok(0) } else { attend(&created) }
+    held.map_or(Ok(0), |held| attend(&created, &held))
 }
 
 fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {

@@ -1,9 +1,10 @@
 //! What can be done with a container that exists.
 
-use super::{ContainerError, Record, View, io_error, kernel};
+use super::{ContainerError, Record, View, chain, io_error, kernel};
 use crate::{
     cgroup::{Cgroup, Scope, limits},
     clock,
+    warnings::warn,
 };
 use runtime_spec::{ContainerId, Status, oci::LinuxResources};
 use runtime_sys::process::{pidfd_open, pidfd_send_signal};
@@ -139,7 +140,16 @@ pub fn list(state_root: &Path) -> Result<Vec<View>, ContainerError> {
         entries => entries.map_err(io_error("list", state_root))?,
     };
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok());
-    let mut views: Vec<View> = names.filter_map(|id| state(state_root, &id).ok()).collect();
+    let read = |id: ContainerId| match state(state_root, &id) {
+        Ok(view) => Some(view),
+        // Deleted meanwhile.
+        Err(ContainerError::Absent { .. }) => None,
+        Err(err) => {
+            warn(&format!("container {id} is not listed: {}", chain(&err)));
+            None
+        }
+    };
+    let mut views: Vec<View> = names.filter_map(read).collect();
     views.sort_by(|a, b| a.record.id.cmp(&b.record.id));
     Ok(views)
 }

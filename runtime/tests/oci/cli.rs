@@ -296,3 +296,44 @@ fn an_exec_has_a_terminal_too() {
     assert_eq!(desk.child.wait().expect("ends").code(), Some(5), "{}", desk.seen);
     bundle.exec(&["-t", "sh"]).expect_err(255, "no --console-socket");
 }
+
+#[test]
+fn signals_to_run_are_passed_on() {
+    let script =
+        "trap 'echo usr1 >>/got' USR1; trap 'exit 7' TERM; touch /ready; while :; do sleep 0.1; done";
+    let Some(bundle) = shell(script) else { return };
+    bundle.write();
+    // Without timeout(1) between, which passes on only what ends it.
+    let words = bundle.command(&["run", "{id}"]);
+    let words: Vec<_> = words.get_args().skip(3).collect();
+    let mut run = std::process::Command::new("timeout");
+    run.args(["--signal", "KILL", "30", "sh", "-c", "echo $$ >runner; exec \"$@\"", "sh"])
+        .args(words)
+        .current_dir(&bundle.dir);
+    let mut run = run.spawn().expect("runs");
+    bundle.wait_for("it runs", || bundle.root().join("ready").exists());
+    let runner = fs::read_to_string(bundle.dir.join("runner")).expect("written");
+    let send = |signal| {
+        let pid = nix::unistd::Pid::from_raw(runner.trim().parse().expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("sent");
+    };
+    send(nix::sys::signal::Signal::SIGUSR1);
+    bundle.wait_for("it arrives", || {
+        fs::read_to_string(bundle.root().join("got")).is_ok_and(|text| text == "usr1\n")
+    });
+    send(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(run.wait().expect("ends").code(), Some(7));
+    bundle.expect_gone();
+}
+
+#[test]
+fn a_state_that_cannot_be_read_is_a_warning_of_list() {
+    let Some(bundle) = running("sleep 1000") else { return };
+    let broken = bundle.state_root().join("broken");
+    fs::create_dir(&broken).expect("made");
+    fs::write(broken.join("state.json"), "{").expect("written");
+    let answer = bundle.runtime(&["list", "-q"]);
+    assert!(answer.code == 0 && answer.out == format!("{}\n", bundle.id), "{answer:?}");
+    assert!(answer.err.contains("broken/state.json: EOF while parsing"), "{answer:?}");
+    fs::remove_dir_all(broken).expect("removed");
+}

@@ -251,6 +251,23 @@ fn each_namespace_is_joined_by_path() {
 }
 
 #[test]
+fn a_mount_namespace_is_joined_by_path() {
+    let Some(bundle) = shell("readlink /proc/self/ns/mnt; ls /bin/busybox") else { return };
+    let mut holder = Command::new("unshare");
+    holder
+        .args(["-m", "--propagation", "private", "sh", "-c", "touch $0; exec sleep 1000"])
+        .arg(bundle.dir.join("held"));
+    let mut holder = holder.spawn().expect("unshare runs");
+    bundle.wait_for("the namespace is there", || bundle.dir.join("held").exists());
+    let path = format!("/proc/{}/ns/mnt", holder.id());
+    let theirs = fs::read_link(&path).expect("read");
+    let out = bundle.with("/linux/namespaces/1", json!({"type": "mount", "path": path})).run().expect_ok();
+    holder.kill().expect("killed");
+    holder.wait().expect("waited");
+    assert_eq!(out, format!("{}\n/bin/busybox\n", theirs.display()));
+}
+
+#[test]
 fn a_limit_of_locked_memory_never_fails_a_container() {
     let Some(bundle) = shell("ulimit -l; ulimit -Hl") else { return };
     let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).expect("read").1;

@@ -196,7 +196,10 @@ fn raised_limits(guest: &Guest) {
 }
 
 fn systemd(guest: &Guest) {
-    let resources = json!({"cpu": {"shares": 1024, "quota": 50000, "period": 100_000}, "memory": {"limit": 64 << 20}, "pids": {"limit": 50}});
+    let resources = json!({
+        "cpu": {"shares": 1024, "quota": 50000, "period": 100_000, "cpus": "0"}, "memory": {"limit": 64 << 20},
+        "pids": {"limit": 50}, "unified": {"memory.high": "50331648"},
+    });
     let annotations = json!({"org.systemd.property.TimeoutStopUSec": "uint64 5000000", "org.systemd.property.CollectMode": "'inactive-or-failed'"});
     let path = json!("oci-a.slice:test:one");
     bundle(
@@ -221,6 +224,8 @@ fn systemd(guest: &Guest) {
         ("CPUQuotaPerSecUSec", "500ms"),
         ("MemoryMax", "67108864"),
         ("TasksMax", "50"),
+        ("AllowedCPUs", "0"),
+        ("MemoryHigh", "50331648"),
         ("TimeoutStopUSec", "5s"),
         ("Description", "container one"),
     ] {
@@ -229,7 +234,17 @@ fn systemd(guest: &Guest) {
     // systemd is told of what changes, or would put the old value back.
     says(guest, "update --memory 32m --pids-limit 40 one");
     guest.run("systemctl daemon-reload").ok();
-    expect_files(guest, dir, &[("memory.max", "33554432"), ("pids.max", "40"), ("cpu.max", "50000 100000")]);
+    expect_files(
+        guest,
+        dir,
+        &[
+            ("memory.max", "33554432"),
+            ("pids.max", "40"),
+            ("cpu.max", "50000 100000"),
+            ("cpuset.cpus", "0"),
+            ("memory.high", "50331648"),
+        ],
+    );
     assert_eq!((shown("MemoryMax"), shown("TasksMax")), ("33554432".to_owned(), "40".to_owned()));
     // Another container's scope is not taken over.
     refuses(guest, "--systemd-cgroup run -d two", "is not empty");

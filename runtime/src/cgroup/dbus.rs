@@ -41,6 +41,7 @@ pub enum Value {
     U32(u32),
     I64(i64),
     U64(u64),
+    Bytes(Vec<u8>),
     Pids(Vec<u32>),
     Texts(Vec<String>),
 }
@@ -89,6 +90,7 @@ impl Value {
             Self::U32(_) => "u",
             Self::I64(_) => "x",
             Self::U64(_) => "t",
+            Self::Bytes(_) => "ay",
             Self::Pids(_) => "au",
             Self::Texts(_) => "as",
         }
@@ -157,6 +159,7 @@ impl Body {
                 self.align(8);
                 self.bytes.extend(number.to_le_bytes());
             }
+            Value::Bytes(bytes) => self.array(1, |body| body.bytes.extend(bytes)),
             Value::Pids(pids) => self.array(4, |body| pids.iter().for_each(|&pid| body.u32(pid))),
             Value::Texts(texts) => self.array(4, |body| texts.iter().for_each(|text| body.text(text))),
         }

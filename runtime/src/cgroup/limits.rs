@@ -94,6 +94,35 @@ pub fn of(resources: &LinuxResources) -> Result<Vec<Limit>, CgroupError> {
     Ok(limits)
 }
 
+/// The properties of a systemd unit that mean the same, systemd.resource-control(5), or systemd would put its own values back when it reloads.
+pub fn properties(resources: &LinuxResources) -> Result<Vec<(&'static str, Value)>, CgroupError> {
+    let mut properties: Vec<(&str, Value)> = of(resources)?.iter().filter_map(Limit::property).collect();
+    for (name, value) in resources.unified().iter().flatten() {
+        let Some((_, property)) = UNIFIED_PROPERTIES.iter().find(|(file, _)| file == name) else { continue };
+        let value = if value == "max" { Some(u64::MAX) } else { value.parse().ok() };
+        properties.extend(value.map(|value| (*property, Value::U64(value))));
+    }
+    Ok(properties)
+}
+
+const UNIFIED_PROPERTIES: [(&str, &str); 7] = [
+    ("cpu.weight", "CPUWeight"),
+    ("memory.high", "MemoryHigh"),
+    ("memory.low", "MemoryLow"),
+    ("memory.max", "MemoryMax"),
+    ("memory.min", "MemoryMin"),
+    ("memory.swap.max", "MemorySwapMax"),
+    ("pids.max", "TasksMax"),
+];
+
+/// A set of numbers as systemd takes it: a bit for each.
+fn mask(list: &str) -> Option<Value> {
+    let numbers = runtime_spec::numbers(list)?;
+    let mut bytes = vec![0; numbers.iter().max()? / 8 + 1];
+    numbers.iter().for_each(|number| bytes[number / 8] |= 1 << (number % 8));
+    Some(Value::Bytes(bytes))
+}
+
 /// Limits are written a device at a time.
 fn block_io(io: &LinuxBlockIo) -> Vec<Limit> {
     let plain =
@@ -218,8 +247,7 @@ impl Limit {
         }
     }
 
-    /// The property of a systemd unit that means the same; systemd.resource-control(5).
-    pub fn property(&self) -> Option<(&'static str, Value)> {
+    fn property(&self) -> Option<(&'static str, Value)> {
         let number = |value: &Option<u64>| Value::U64(value.unwrap_or(u64::MAX));
         Some(match self {
             Self::CpuWeight(weight) => ("CPUWeight", Value::U64(*weight)),
@@ -239,6 +267,8 @@ impl Limit {
                 let weight = self.write().3.split(' ').nth(1).and_then(|weight| weight.parse().ok());
                 ("IOWeight", Value::U64(weight?))
             }
+            Self::Plain { file, value, .. } if file == "cpuset.cpus" => ("AllowedCPUs", mask(value)?),
+            Self::Plain { file, value, .. } if file == "cpuset.mems" => ("AllowedMemoryNodes", mask(value)?),
             Self::IoWeight { .. } | Self::Plain { .. } => return None,
         })
     }
@@ -365,6 +395,19 @@ mod tests {
         assert_eq!(bfq, ["default 500", "8:16 10"]);
         assert!(limits.iter().all(|limit| limit.holds(&limit.write().3)));
         assert!(Limit::MemoryMax(Some(5000)).holds("4096"), "the kernel rounds to pages");
+    }
+
+    #[test]
+    fn systemd_is_told_the_same() {
+        let text = r#"{"cpu": {"cpus": "0,9-10", "period": 5}, "unified": {"memory.high": "4096", "pids.max": "max", "io.max": "8:0 rbps=1"}}"#;
+        let mut properties = properties(&serde_json::from_str(text).expect("parses")).expect("supported");
+        properties.sort_by_key(|(name, _)| *name);
+        let expected = [
+            ("AllowedCPUs", Value::Bytes(vec![1, 6])),
+            ("MemoryHigh", Value::U64(4096)),
+            ("TasksMax", Value::U64(u64::MAX)),
+        ];
+        assert_eq!(properties, expected);
     }
 
     #[test]

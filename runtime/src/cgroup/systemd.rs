@@ -5,7 +5,6 @@
 use super::{
     CgroupError,
     dbus::{Body, Call, Connection, Value},
-    limits::Limit,
 };
 use crate::host;
 use nix::unistd::getuid;
@@ -89,7 +88,7 @@ impl Scope {
     }
 
     /// Makes the scope with this process in it; gives its directory below the hierarchy's root.
-    pub fn start(&self, pid: i32, id: &str, limits: &[Limit]) -> Result<PathBuf, CgroupError> {
+    pub fn start(&self, pid: i32, id: &str, limits: &[(&str, Value)]) -> Result<PathBuf, CgroupError> {
         let failed = |source| CgroupError::Systemd { what: "start", unit: self.unit.clone(), source };
         let mut properties: Vec<(&str, Value)> = vec![
             ("Description", Value::Text(format!("container {id}"))),
@@ -102,9 +101,7 @@ impl Scope {
         for accounting in ["CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting"] {
             properties.push((accounting, Value::Bool(true)));
         }
-        for limit in limits {
-            properties.extend(limit.property());
-        }
+        properties.extend(limits.iter().cloned());
         for (name, value) in &self.properties {
             properties.retain(|(own, _)| own != name);
             properties.push((name, value.clone()));
@@ -141,9 +138,8 @@ impl Scope {
     }
 
     /// Tells systemd of changed limits, or it would put the old ones back when it reloads.
-    pub fn update(unit: &str, limits: &[Limit]) -> Result<(), CgroupError> {
+    pub fn update(unit: &str, properties: &[(&str, Value)]) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Systemd { what: "update", unit: unit.to_owned(), source };
-        let properties: Vec<(&str, Value)> = limits.iter().filter_map(Limit::property).collect();
         if properties.is_empty() {
             return Ok(());
         }
@@ -151,7 +147,7 @@ impl Scope {
         body.text(unit);
         // Until the scope ends.
         body.value(&Value::Bool(true));
-        body.properties(&properties);
+        body.properties(properties);
         let mut bus = Connection::open(&bus()).map_err(failed)?;
         bus.call(manager_call(body, "SetUnitProperties", "sba(sv)")).map_err(failed)
     }

@@ -172,7 +172,7 @@ pub fn update(state_root: &Path, id: &ContainerId, resources: &LinuxResources) -
     let group = own_cgroup(&record, "update")?;
     let resources = group.complete(resources);
     group.limit(&resources)?;
-    record.unit().map_or(Ok(()), |unit| Ok(Scope::update(unit, &limits::of(&resources)?)?))
+    record.unit().map_or(Ok(()), |unit| Ok(Scope::update(unit, &limits::properties(&resources)?)?))
 }
 
 fn own_cgroup(record: &Record, what: &'static str) -> Result<Cgroup, ContainerError> {

@@ -79,7 +79,7 @@ impl Place {
     /// Moves the first process where systemd has it, and limits it there.
     pub fn join(&self, record: &mut Record, spec: &Spec) -> Result<(), ContainerError> {
         let Self::Systemd(scope) = self else { return Ok(()) };
-        let listed = resources(spec).map(limits::of).transpose()?.unwrap_or_default();
+        let listed = resources(spec).map(limits::properties).transpose()?.unwrap_or_default();
         record.cgroup = cgroup::absolute(&scope.start(record.pid, record.id.as_ref(), &listed)?)?;
         let group = Cgroup::at(&record.cgroup);
         if let Some(resources) = resources(spec) {

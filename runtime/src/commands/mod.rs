@@ -237,7 +237,7 @@ fn real_time(name: &str) -> Option<i32> {
 }
 
 fn refused(why: &str) -> ContainerError {
-    ContainerError::Kernel { what: why.to_owned(), source: io::ErrorKind::InvalidInput.into() }
+    ContainerError::Refused(why.to_owned())
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContainerError {

@@ -77,7 +77,7 @@ impl TerminalTo {
             (Self::Socket, false) => "--console-socket is given, but process.terminal is not set",
             _ => return Ok(()),
         };
-        Err(kernel(why)(io::ErrorKind::InvalidInput.into()))
+        Err(ContainerError::Refused(why.to_owned()))
     }
 }
 

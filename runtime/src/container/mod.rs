@@ -51,6 +51,9 @@ pub enum ContainerError {
     Absent { id: String },
     #[error("{}", wrong_state(what, id, *status))]
     WrongState { what: &'static str, id: ContainerId, status: Status },
+    /// What the caller asks for does not go together.
+    #[error("{0}")]
+    Refused(String),
     #[error("cannot {what} container {id}: it has no cgroup of its own")]
     NoCgroup { what: &'static str, id: ContainerId },
     /// The container's first process, or the process of an exec, could not be made ready or run; its own words.

@@ -21,7 +21,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub enum ProgramError {
     #[error("exec: {name:?}: executable file not found in $PATH")]
     NotFound { name: String },
-    #[error("exec: {}", path.display())]
+    #[error("exec: {path:?}")]
     Exec { path: PathBuf, source: Errno },
     #[error("exec: an argument or variable holds a NUL byte")]
     Nul(#[from] NulError),

@@ -14,6 +14,7 @@ mod init;
 pub mod lsm;
 pub mod monitor;
 pub mod mounts;
+mod net_devices;
 mod seccomp;
 pub mod self_protection;
 pub mod warnings;

@@ -114,13 +114,33 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
             &format!("{clock:?}: allowed are monotonic and boottime"),
         )?;
     }
-    require(linux.net_devices().iter().flatten().count() == 0, "linux.netDevices", "is not supported")?;
+    net_devices(linux)?;
     let nodes =
         linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()).unwrap_or_default();
     let why = format!("{nodes:?}: give nodes as in 0-1,3");
     require(nodes.is_empty() || numbers(nodes).is_some(), "linux.memoryPolicy.nodes", &why)?;
     require(linux.intel_rdt().is_none(), "linux.intelRdt", "is not supported")?;
     sysctl::validate(linux)
+}
+
+fn net_devices(linux: &Linux) -> Result<(), SpecError> {
+    // dev_valid_name of the kernel; an interface's name has 15 bytes at most.
+    let valid = |name: &str| {
+        let allowed = |byte: u8| !byte.is_ascii_whitespace() && byte != b'/' && byte != b':' && byte != 0;
+        (1..=15).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(allowed)
+    };
+    let mut taken = Vec::new();
+    for (name, device) in linux.net_devices().iter().flatten() {
+        let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+        for name in [name, inside] {
+            require(valid(name), "linux.netDevices", &format!("{name:?} is no name of a network device"))?;
+        }
+        require(!taken.contains(&inside), "linux.netDevices", &format!("{inside:?} is the name of two"))?;
+        taken.push(inside);
+    }
+    let own =
+        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    require(taken.is_empty() || own, "linux.netDevices", "needs a network namespace")
 }
 
 fn propagation(linux: &Linux) -> Result<(), SpecError> {
@@ -154,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let cases: [(&str, Value, &str); 27] = [
+        let cases: [(&str, Value, &str); 29] = [
             ("/ociVersion", json!("2.0.0"), "ociVersion"),
             ("/root/path", json!(""), "root.path"),
             ("/process/args", json!([]), "process.args"),
@@ -176,6 +196,8 @@ mod tests {
             ("/hooks", json!({"poststop": [{"path": "true"}]}), "hooks.poststop[0].path"),
             ("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout"),
             ("/annotations", json!({"": "x"}), "annotations"),
+            ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
+            ("/linux/netDevices", json!({"a/b": {}}), "linux.netDevices"),
             ("/vm", json!({"kernel": {"path": "/x"}}), "vm"),
             ("/hostname", json!("x"), "hostname"),
             ("/domainname", json!("x"), "domainname"),

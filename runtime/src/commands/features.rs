@@ -36,7 +36,7 @@ pub fn features() -> Value {
             "selinux": {"enabled": runtime::lsm::selinux_enabled()},
             "intelRdt": {"enabled": false},
             "memoryPolicy": {"modes": runtime::memory_modes(), "flags": runtime::memory_flags()},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
             "mountExtensions": {"idmap": {"enabled": true}},
         },
     })

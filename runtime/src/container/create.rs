@@ -14,7 +14,7 @@ use crate::{
     },
     lsm,
     mounts::{self, Overlay, idmap},
-    seccomp, warnings,
+    net_devices, seccomp, warnings,
 };
 use runtime_spec::{
     ContainerId, Status,
@@ -190,7 +190,9 @@ fn create_in(
 fn needs_parent(spec: &Spec) -> bool {
     let hooks = spec.hooks().as_ref();
     let has = |list: Option<&Vec<runtime_spec::oci::Hook>>| list.is_some_and(|list| !list.is_empty());
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
     has_new_namespace(spec, LinuxNamespaceType::User)
+        || devices.is_some_and(|devices| !devices.is_empty())
         || has(hooks.and_then(|hooks| prestart(hooks)))
         || has(hooks.and_then(|hooks| hooks.create_runtime().as_ref()))
 }
@@ -212,6 +214,7 @@ fn bring_up(
         }
     }
     place.join(record, spec)?;
+    net_devices::give(record.pid, spec)?;
     let hooks = spec.hooks().as_ref();
     let state = record.oci(Status::Creating);
     hooks::run("prestart", hooks.and_then(|hooks| prestart(hooks)), &state)?;

@@ -18,7 +18,7 @@ pub use exec::{ExecOptions, exec, process_like};
 pub use lifecycle::{SIGNALS, delete, list, pause, resume, signal, start, state, update};
 pub use record::{Record, View};
 
-use crate::{cgroup::CgroupError, hooks::HookError, init::InitError};
+use crate::{cgroup::CgroupError, hooks::HookError, init::InitError, net_devices::NetDeviceError};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use runtime_spec::{ContainerId, SpecError, Status};
 use runtime_sys::process::pidfd_send_signal;
@@ -45,6 +45,8 @@ pub enum ContainerError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error(transparent)]
+    NetDevice(#[from] NetDeviceError),
     #[error("container with given ID already exists: {id}")]
     Exists { id: ContainerId },
     #[error("container does not exist: {id}")]

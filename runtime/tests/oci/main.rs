@@ -14,6 +14,7 @@ mod isolation;
 mod lifecycle;
 mod monitor;
 mod mounts;
+mod net_devices;
 mod races;
 mod rootless;
 mod spec;

@@ -67,7 +67,10 @@ fn version(version: &str) -> Result<(), SpecError> {
 }
 
 fn linux(spec: &Spec) -> Result<(), SpecError> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
+    // Without one, what is done to mounts would be done to the host's.
+    let Some(linux) = spec.linux() else {
+        return Err(field("linux", "is missing: a mount namespace is needed"));
+    };
     let mut seen = Vec::new();
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
         let at = format!("linux.namespaces[{index}]");
@@ -218,6 +221,12 @@ mod tests {
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "linux.namespaces[1]"),
         ];
         assert!(validate(&serde_json::from_value(config()).expect("valid")).is_ok());
+        for (pointer, name) in [("", "linux"), ("", "root"), ("/linux", "namespaces")] {
+            let mut config = config();
+            config.pointer_mut(pointer).and_then(Value::as_object_mut).expect("there").remove(name);
+            let err = validate(&serde_json::from_value(config).expect("parses")).expect_err(name).to_string();
+            assert!(err.contains(name), "{err}");
+        }
         for (pointer, value, field) in cases {
             let mut config = config();
             let (parent, name) = pointer.rsplit_once('/').expect("a pointer");

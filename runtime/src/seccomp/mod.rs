@@ -116,6 +116,9 @@ fn flags(seccomp: &LinuxSeccomp) -> Result<(bool, u32), SeccompError> {
         return Err(unsupported("defaultAction", "SCMP_ACT_NOTIFY would wait for itself"));
     }
     let notifies = seccomp.syscalls().iter().flatten().any(|syscall| notify(syscall.action()));
+    if seccomp.listener_metadata().is_some() && seccomp.listener_path().is_none() {
+        return Err(unsupported("listenerMetadata", "is for a listener, but listenerPath is missing"));
+    }
     if notifies && seccomp.listener_path().is_none() {
         return Err(unsupported("listenerPath", "is missing, but SCMP_ACT_NOTIFY needs it"));
     }
@@ -242,6 +245,7 @@ mod tests {
                 r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}"#,
                 "listenerPath",
             ),
+            (r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}"#, "listenerMetadata"),
             (
                 r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x",
                     "syscalls": [{"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}"#,

@@ -13,7 +13,10 @@ fn hooked() -> Option<Bundle> {
     let trace = bundle.dir.join("trace");
     fs::write(&trace, "").expect("written");
     let hook = |moment: &str| {
-        let say = format!("read -r state; echo printed; echo \"{moment} $state\" >>{}", trace.display());
+        let say = format!(
+            "read -r state; echo printed; echo \"{moment} $(readlink /proc/self/ns/uts) $state\" >>{}",
+            trace.display()
+        );
         let inside = moment == "startContainer";
         let say = if inside { say.replace(&*bundle.dir.to_string_lossy(), "/host") } else { say };
         json!([{"path": if inside { "/bin/sh" } else { "/bin/busybox" },
@@ -38,8 +41,13 @@ fn hooks_run_in_order_with_the_state() {
     let seen: Vec<&str> = trace.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(seen, MOMENTS);
     let statuses = ["creating", "creating", "creating", "created", "running", "stopped"];
+    let own = fs::read_link("/proc/self/ns/uts").expect("read");
     for (line, status) in trace.lines().zip(statuses) {
-        let state: Value = serde_json::from_str(line.split_once(' ').expect("two words").1).expect("JSON");
+        let words: Vec<&str> = line.splitn(3, ' ').collect();
+        let [moment, namespace, state] = words[..] else { panic!("{line}") };
+        let inside = ["createContainer", "startContainer"].contains(&moment);
+        assert_eq!(own.to_str() != Some(namespace), inside, "whose namespaces: {line}");
+        let state: Value = serde_json::from_str(state).expect("JSON");
         assert_eq!((&state["status"], &state["id"]), (&json!(status), &json!(bundle.id)), "{line}");
         assert_eq!(state["annotations"], json!({"org.example.key": "value"}), "{line}");
         assert_eq!(state["bundle"], json!(bundle.dir), "{line}");

@@ -11,12 +11,19 @@ use std::{
     },
 };
 
-fn running(script: &str) -> Option<Bundle> {
-    let bundle = shell(&format!("touch /ready; {script}"))?;
+/// With a container that has done `before`, and goes on with `script`.
+fn prepared(before: &str, script: &str) -> Option<Bundle> {
+    let bundle = shell(&format!("{before}touch /ready; {script}"))?;
     bundle.up();
     bundle.wait_for("it runs", || bundle.root().join("ready").exists());
     Some(bundle)
 }
+
+fn running(script: &str) -> Option<Bundle> {
+    prepared("", script)
+}
+
+const LOOP: &str = "while :; do sleep 0.1; done";
 
 #[test]
 fn the_version_is_as_docker_and_containerd_parse_it() {
@@ -34,12 +41,12 @@ fn the_version_is_as_docker_and_containerd_parse_it() {
 
 #[test]
 fn flags_stand_before_and_after_the_id() {
-    let Some(bundle) = running("trap 'echo hup >>/got' HUP; while :; do sleep 0.1; done") else { return };
+    let Some(bundle) = prepared("trap 'echo hup >>/got' HUP; ", LOOP) else { return };
+    let got = || fs::read_to_string(bundle.root().join("got")).unwrap_or_default();
     bundle.runtime(&["kill", "{id}", "HUP", "--all"]).expect_ok();
+    bundle.wait_for("the first arrives", || got() == "hup\n");
     bundle.runtime(&["kill", "--all", "{id}", "SIGHUP"]).expect_ok();
-    bundle.wait_for("both arrive", || {
-        fs::read_to_string(bundle.root().join("got")).is_ok_and(|text| text == "hup\nhup\n")
-    });
+    bundle.wait_for("the second arrives", || got() == "hup\nhup\n");
     // Of an exec, what follows the program is the program's.
     assert_eq!(
         bundle.runtime(&["exec", "{id}", "busybox", "echo", "-d", "--cwd", "/x"]).expect_ok(),
@@ -94,11 +101,8 @@ fn errors_and_warnings_are_lines_of_the_log() {
 
 #[test]
 fn signals_have_numbers_and_names_real_time_ones_too() {
-    let Some(bundle) =
-        running("trap 'echo 37 >>/got' 37; trap 'echo usr1 >>/got' USR1; while :; do sleep 0.1; done")
-    else {
-        return;
-    };
+    let traps = "trap 'echo 37 >>/got' 37; trap 'echo usr1 >>/got' USR1; ";
+    let Some(bundle) = prepared(traps, LOOP) else { return };
     let got = || fs::read_to_string(bundle.root().join("got")).unwrap_or_default();
     for (signal, expected) in [("37", "37\n"), ("SIGRTMIN+3", "37\n37\n"), ("usr1", "37\n37\nusr1\n")] {
         bundle.runtime(&["kill", "{id}", signal]).expect_ok();

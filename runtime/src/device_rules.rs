@@ -32,18 +32,14 @@ const MEMORY_MINORS: i32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9;
 const TERMINALS: i32 = 5;
 const PTS: i32 = 136;
 
-/// Puts the rules in force for the group. A host whose kernel does not let us is an error only where config.json has rules of its own.
+/// Puts the rules in force for the group. Failing that is an error also where config.json has no rules: an image can bring the node of a disk.
 pub fn apply(cgroup: &Cgroup, listed: Option<&[LinuxDeviceCgroup]>) -> Result<(), CgroupError> {
     let rules = rules(listed.unwrap_or_default())?;
-    let attached = attach_device_program(cgroup.open()?.as_fd(), &program(&rules));
-    match attached {
-        Err(_) if listed.is_none() => Ok(()),
-        attached => attached.map_err(|source| CgroupError::Io {
-            what: "apply linux.resources.devices to",
-            path: cgroup.path().to_path_buf(),
-            source,
-        }),
-    }
+    attach_device_program(cgroup.open()?.as_fd(), &program(&rules)).map_err(|source| CgroupError::Io {
+        what: "apply linux.resources.devices to",
+        path: cgroup.path().to_path_buf(),
+        source,
+    })
 }
 
 fn rules(listed: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, CgroupError> {

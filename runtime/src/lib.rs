@@ -15,6 +15,7 @@ pub mod lsm;
 pub mod monitor;
 pub mod mounts;
 mod net_devices;
+mod procfs;
 mod seccomp;
 pub mod self_protection;
 pub mod warnings;

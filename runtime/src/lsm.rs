@@ -1,13 +1,14 @@
 //! AppArmor profiles and SELinux labels: `process.apparmorProfile`, `process.selinuxLabel`, `linux.mountLabel`.
 //!
 //! Sources: kernel `Documentation/admin-guide/LSM/apparmor.rst`, selinux(8). A label takes effect at exec; the file it is written to is opened on the
-//! host's procfs and checked to be there, so that nothing in the container can take its place (CVE-2025-52881).
+//! host's procfs, so that nothing in the container can take its place (CVE-2025-52881).
 
-use crate::mounts::expect_proc;
+use crate::procfs::Procfs;
 use runtime_spec::oci::{Process, Spec};
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
 
@@ -77,14 +78,20 @@ impl OnExec {
         for (field, value, file) in asked {
             let Some(value) = value else { continue };
             let failed = |source| LsmError::Apply { field, value: value.clone(), source };
-            let path = Path::new("/proc/thread-self/attr").join(file);
-            // Kernels before 5.8 have no directory of AppArmor's own.
-            let path = if path.exists() { path } else { "/proc/thread-self/attr/exec".into() };
-            let file = File::options().write(true).open(path).map_err(failed)?;
-            expect_proc(&file).map_err(failed)?;
+            let proc = Procfs::open().map_err(failed)?;
+            let opened = match proc.create(&format!("thread-self/attr/{file}")) {
+                // Kernels before 5.8 have no directory of AppArmor's own.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => proc.create("thread-self/attr/exec"),
+                opened => opened,
+            };
+            let file = opened.map_err(failed)?;
             labels.0.push((field, value, file));
         }
         Ok(labels)
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|(.., file)| file.as_fd())
     }
 
     /// The next exec takes the labels on.

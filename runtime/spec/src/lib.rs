@@ -5,7 +5,7 @@ mod container_id;
 mod process;
 pub mod seccomp;
 mod state;
-mod sysctl;
+pub mod sysctl;
 mod validate;
 
 pub use container_id::ContainerId;

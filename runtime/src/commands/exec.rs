@@ -28,9 +28,9 @@ pub struct ExecArgs {
     /// Working directory
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// User id, and group id if not 0
+    /// User id, and group id if not the container's
     #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
-    user: Option<(u32, u32)>,
+    user: Option<(u32, Option<u32>)>,
     /// A further group id
     #[arg(short = 'g', long, value_name = "GID")]
     additional_gids: Vec<u32>,
@@ -109,7 +109,8 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
     if args.process_label.is_some() {
         process.set_selinux_label(args.process_label.clone());
     }
-    let (uid, gid) = args.user.unwrap_or((process.user().uid(), process.user().gid()));
+    let (uid, gid) = args.user.unwrap_or((process.user().uid(), None));
+    let gid = gid.unwrap_or(process.user().gid());
     let mut groups = process.user().additional_gids().clone().unwrap_or_default();
     groups.extend(&args.additional_gids);
     let user = UserBuilder::default().uid(uid).gid(gid).additional_gids(groups).build();
@@ -142,13 +143,15 @@ fn more_capabilities(
 }
 
 /// `1000` or `1000:1000`; names are the image's business, and -1 means "leave it" to the kernel.
-fn parse_user(text: &str) -> Result<(u32, u32), String> {
+fn parse_user(text: &str) -> Result<(u32, Option<u32>), String> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u32>().ok().filter(|&id| digits && id != u32::MAX)
     };
-    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
-    number(uid).zip(number(gid)).ok_or_else(|| "give numbers, as in 1000 or 1000:1000".to_owned())
+    let wrong = || "give numbers, as in 1000 or 1000:1000".to_owned();
+    let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
+    let gid = gid.map(|gid| number(gid).ok_or_else(wrong)).transpose()?;
+    Ok((number(uid).ok_or_else(wrong)?, gid))
 }
 
 #[cfg(test)]
@@ -157,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_user_is_one_or_two_numbers() {
-        for (text, expected) in [("0", (0, 0)), ("1000", (1000, 0)), ("1000:5", (1000, 5))] {
+        for (text, expected) in [("0", (0, None)), ("1000", (1000, None)), ("1000:5", (1000, Some(5)))] {
             assert_eq!(parse_user(text), Ok(expected));
         }
         for text in

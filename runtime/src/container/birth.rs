@@ -3,7 +3,10 @@
 use super::{ContainerError, io_error, kernel};
 use crate::{
     host,
-    init::channel::{self, FromInit},
+    init::{
+        self,
+        channel::{self, FromInit},
+    },
 };
 use nix::{
     sched::{CloneFlags, setns},
@@ -70,7 +73,15 @@ impl Namespaces {
         }
         // Only the host's root can go back to the host's namespaces.
         if self.joins_users || !host::is_root() {
-            return inside(enter, self.new, cgroup);
+            return inside(
+                || {
+                    enter()?;
+                    // Whoever is in that namespace already may be hostile. An ordinary user's process hides when it has set what it sets in procfs.
+                    if self.joins_users && host::is_root() { Ok(init::hide()?) } else { Ok(()) }
+                },
+                self.new,
+                cgroup,
+            );
         }
         let back = Back::to(self.join.iter().map(|(flag, _)| *flag))?;
         let cloned = enter().and_then(|()| self.plainly(cgroup));

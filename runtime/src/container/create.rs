@@ -26,7 +26,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::UnixListener,
+        unix::{fs::DirBuilderExt, net::UnixListener},
     },
     path::{Path, PathBuf},
 };
@@ -103,15 +103,22 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
     let place = Place::choose(&options, &spec)?;
     let (id, state_root) = (options.id, options.state_root);
     let dir = Record::dir(state_root, id);
-    match fs::create_dir(&dir) {
+    // Nobody else may connect to the socket in it, which starts the container.
+    let make = || fs::DirBuilder::new().mode(0o700).create(&dir);
+    match make() {
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
             return Err(ContainerError::Exists { id: id.clone() });
         }
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(state_root).map_err(io_error("create", state_root))?;
-            fs::create_dir(&dir).map_err(io_error("create", &dir))?;
+            make().map_err(io_error("create", &dir))?;
         }
         made => made.map_err(io_error("create", &dir))?,
+    }
+    if let Err(err) = place.expect_unused() {
+        // Nothing is recorded yet, so that no `delete` takes the cgroup for this container's.
+        fs::remove_dir(&dir).map_err(io_error("remove", &dir))?;
+        return Err(err);
     }
     let created = create_in(options, &spec, &place, filter);
     if created.is_err() {
@@ -153,7 +160,7 @@ fn create_in(
     let moved = matches!(place, Place::Systemd(_));
     let cloned = Namespaces::of(spec, moved).clone(group.as_ref().map(AsFd::as_fd))?;
     let Clone::Parent { pid, pidfd } = cloned else {
-        drop(parent);
+        drop((parent, group));
         let waits = moved || needs_parent(spec);
         let init = Init {
             id,
@@ -226,7 +233,11 @@ fn bring_up(
     if at_once {
         // It need not wait for us to hear of it; without us it would end, not go on. One that has ended has said why.
         record.save(state_root)?;
-        let _ = channel.go();
+        match channel.go() {
+            Err(err) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&err.kind()) => {
+            }
+            told => told.map_err(kernel(first))?,
+        }
     }
     let mut terminal = None;
     loop {
@@ -235,6 +246,12 @@ fn bring_up(
             (FromInit::Failed { code, message }, _) => return Err(ContainerError::Init { code, message }),
             (FromInit::Ready | FromInit::Born { .. }, _) => break,
         }
+    }
+    if record.started_ticks == 0 {
+        // It would pass for one that has ended.
+        return Err(kernel(format!("read when process {} started", record.pid))(
+            io::ErrorKind::NotFound.into(),
+        ));
     }
     // From here on it is a container: `exec` finds it inside its root, and without us it goes on.
     record.ready = true;

@@ -82,9 +82,9 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     let cgroup = place(&record, options.cgroup)?.map(|group| group.open()).transpose()?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
     let asked = has_namespace(&spec, LinuxNamespaceType::User).then(|| options.process.clone());
-    let cloned = clone_into(&container, &spec, cgroup.as_ref().map(AsFd::as_fd))?;
+    let cloned = clone_into(&container, &spec, &options.process, cgroup.as_ref().map(AsFd::as_fd))?;
     let Clone::Parent { pid, pidfd } = cloned else {
-        drop(parent);
+        drop((parent, cgroup));
         let Err(err) = run(options, &spec, &record, &container, filter.as_ref(), &child);
         // Whoever waits sees the end of this process, if not this.
         let _ = child.send(&FromInit::Failed { code: err.exit_code(), message: super::chain(&err) });
@@ -130,6 +130,7 @@ fn place(record: &Record, below: Option<&Path>) -> Result<Option<Cgroup>, Contai
 fn clone_into(
     container: &OwnedFd,
     spec: &Spec,
+    process: &Process,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Clone, ContainerError> {
     let enter = |flags: CloneFlags| {
@@ -137,7 +138,16 @@ fn clone_into(
     };
     if has_namespace(spec, LinuxNamespaceType::User) {
         let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
-        return birth::inside(|| enter(both), 0, cgroup);
+        return birth::inside(
+            || {
+                // Once it is hidden, its files in procfs are the host's root's.
+                init::identity::oom_score(process).map_err(InitError::from)?;
+                enter(both)?;
+                Ok(init::hide()?)
+            },
+            0,
+            cgroup,
+        );
     }
     if !host::is_root() {
         return birth::inside(|| enter(CloneFlags::CLONE_NEWPID), 0, cgroup);
@@ -228,7 +238,9 @@ fn run(
         move |source| InitError::Io { what, source }
     };
     channel.wait_go().map_err(io("wait for the parent"))?;
-    init::identity::oom_score(&options.process)?;
+    if !has_namespace(spec, LinuxNamespaceType::User) {
+        init::identity::oom_score(&options.process)?;
+    }
     SigSet::empty().thread_set_mask().map_err(|err| io("reset the signal mask")(err.into()))?;
     if let Some(affinity) = options.process.exec_cpu_affinity() {
         init::scheduling::pin(affinity.initial().as_ref())?;
@@ -257,5 +269,6 @@ fn run(
     }
     init::scheduling::personality(spec)?;
     init::scheduling::memory_policy(spec)?;
-    init::become_program(&options.process, filter, host, &record.oci(Status::Running), options.preserve_fds)
+    let keep = init::Keep { preserve_fds: options.preserve_fds, reports: &[channel.as_fd()] };
+    init::become_program(&options.process, filter, host, &record.oci(Status::Running), &keep)
 }

@@ -1,6 +1,7 @@
 //! The id maps of a user namespace; user_namespaces(7), newuidmap(1).
 
 use super::{ContainerError, io_error, kernel};
+use crate::init::channel;
 use nix::unistd::{getgid, getuid};
 use runtime_spec::oci::{LinuxIdMapping, Spec};
 use runtime_sys::process::{Clone, clone3};
@@ -21,11 +22,16 @@ pub fn map(pid: i32, spec: &Spec) -> Result<(), ContainerError> {
 
 /// A user namespace that nobody is in, with these maps; for idmapped mounts.
 pub fn namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd, ContainerError> {
+    let (ours, theirs) = channel::pair().map_err(kernel("socketpair"))?;
     match clone3(libc::CLONE_NEWUSER, None).map_err(kernel("clone3 with a user namespace"))? {
-        Clone::Child => loop {
-            nix::unistd::pause();
-        },
+        Clone::Child => {
+            drop(ours);
+            // Ends with this process's parent, should that one die before it has killed it.
+            let _ = theirs.wait_go();
+            std::process::exit(0)
+        }
         Clone::Parent { pid, pidfd } => {
+            drop(theirs);
             let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
             let opened =
                 write(pid, uids, gids).and_then(|()| File::open(&path).map_err(io_error("open", path)));

@@ -55,8 +55,11 @@ pub fn signal(state_root: &Path, id: &ContainerId, signal: i32, all: bool) -> Re
     }
     if all {
         for pid in record.processes() {
-            // One that has just ended needs no signal.
-            let _ = pidfd_open(pid).and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
+            // One that has just ended needs no signal, and whoever has its pid now is none of ours.
+            let Ok(pidfd) = pidfd_open(pid) else { continue };
+            if record.processes().contains(&pid) {
+                let _ = pidfd_send_signal(pidfd.as_fd(), signal);
+            }
         }
         return Ok(());
     }

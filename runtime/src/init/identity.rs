@@ -1,17 +1,21 @@
 //! Who a process is: limits, ids, capabilities, working directory. In an order that is pinned by what the kernel still allows.
 
-use crate::{host, warnings::warn};
+use crate::{host, procfs::Procfs, warnings::warn};
 use caps::{CapSet, Capability as Cap, CapsHashSet};
 use nix::{
     errno::Errno,
+    fcntl::{AT_FDCWD, OFlag},
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
     },
-    unistd::{Gid, Uid, chdir, getcwd, setgroups, setresgid, setresuid},
+    unistd::{Gid, Uid, fchdir, getcwd, setgroups, setresgid, setresuid},
 };
 use runtime_spec::oci::{Capabilities, PosixRlimit, PosixRlimitType, Process};
-use runtime_sys::process::set_limit;
+use runtime_sys::{
+    path::{make_dirs_in_root, open_in_root},
+    process::set_limit,
+};
 use std::{fs, io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -24,13 +28,18 @@ pub enum IdentityError {
     User { what: String, source: Errno },
     #[error("process.capabilities: {set:?}")]
     Capabilities { set: CapSet, source: caps::errors::CapsError },
+    #[error("process.capabilities: bounding: take away capability {number}")]
+    Bounding { number: u8, source: io::Error },
     #[error("process.capabilities: ambient {name}")]
     Ambient { name: String, source: io::Error },
     #[error("process.cwd: {}", path.display())]
-    Cwd { path: PathBuf, source: Errno },
+    Cwd { path: PathBuf, source: io::Error },
     #[error("process.noNewPrivileges")]
     NoNewPrivileges(#[source] Errno),
 }
+
+/// The kernel keeps capabilities in 64 bits.
+const CAPABILITIES_MAX: u8 = 64;
 
 fn hint(source: &Errno) -> &'static str {
     if *source == Errno::EPERM {
@@ -44,10 +53,11 @@ pub fn limits(process: &Process) -> Result<(), IdentityError> {
     process.rlimits().iter().flatten().try_for_each(rlimit)
 }
 
-/// Sets the OOM score, through the host's procfs: what the container has in its place is not to be trusted (CVE-2025-52881).
+/// Sets the OOM score, through the host's procfs.
 pub fn oom_score(process: &Process) -> Result<(), IdentityError> {
     let Some(value) = process.oom_score_adj() else { return Ok(()) };
-    fs::write("/proc/self/oom_score_adj", value.to_string())
+    Procfs::open()
+        .and_then(|proc| proc.write("self/oom_score_adj", &value.to_string()))
         .map_err(|source| IdentityError::OomScore { value, source })
 }
 
@@ -181,6 +191,9 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
         caps::set(None, kind, &allowed)
             .map_err(|source| IdentityError::Capabilities { set: kind, source })?;
     }
+    // The caller's own would be kept wherever they are permitted and inheritable.
+    runtime_sys::process::clear_ambient()
+        .map_err(|source| IdentityError::Ambient { name: "none".to_owned(), source })?;
     for capability in set(listed.map(|listed| listed.ambient())) {
         match runtime_sys::process::raise_ambient(capability.index()) {
             // Not permitted and inheritable: what cannot be granted is left out (config.md, "Linux Process").
@@ -193,13 +206,15 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Limits the bounding set for good. What the host itself lacks cannot be given.
+/// Limits the bounding set for good; by number, so that what a newer kernel has besides goes, too. What the host itself lacks cannot be given.
 fn bound(wanted: &CapsHashSet) -> Result<(), IdentityError> {
-    let now = caps::read(None, CapSet::Bounding)
-        .map_err(|source| IdentityError::Capabilities { set: CapSet::Bounding, source })?;
-    for capability in now.difference(wanted) {
-        caps::drop(None, CapSet::Bounding, *capability)
-            .map_err(|source| IdentityError::Capabilities { set: CapSet::Bounding, source })?;
+    let kept = wanted.iter().fold(0u64, |kept, capability| kept | 1 << capability.index());
+    for number in (0..CAPABILITIES_MAX).filter(|number| kept & 1 << number == 0) {
+        match runtime_sys::process::drop_bounding(number) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(source) => return Err(IdentityError::Bounding { number, source }),
+        }
     }
     Ok(())
 }
@@ -218,18 +233,22 @@ fn set_groups(groups: &[Gid]) -> Result<(), IdentityError> {
     }
 }
 
-/// Goes to the working directory, as the user that it is now; made if it is not there, as the other runtimes do.
+/// Goes to the working directory, as the user that it is now; made if it is not there, as the other runtimes do. Called in `/`.
+///
+/// The way leads through no magic link: one of those in /proc ends outside the root, and so does what is made behind it (CVE-2024-21626).
 fn enter(process: &Process) -> Result<(), IdentityError> {
-    let failed = |source| IdentityError::Cwd { path: process.cwd().clone(), source };
-    match chdir(process.cwd()) {
-        Err(Errno::ENOENT) => {
-            // Refused where the root is read-only or the user may not; chdir then tells.
-            let _ = fs::create_dir_all(process.cwd());
-            chdir(process.cwd()).map_err(failed)?;
+    let failed = |source: io::Error| IdentityError::Cwd { path: process.cwd().clone(), source };
+    let open = || open_in_root(AT_FDCWD, process.cwd(), OFlag::O_PATH | OFlag::O_DIRECTORY);
+    let dir = match open() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            // Refused where the root is read-only or the user may not; the next line then tells.
+            let _ = make_dirs_in_root(AT_FDCWD, process.cwd());
+            open()
         }
-        other => other.map_err(failed)?,
-    }
-    // A directory that getcwd cannot name lies outside the root (CVE-2024-21626).
-    getcwd().map_err(failed)?;
+        opened => opened,
+    };
+    fchdir(dir.map_err(failed)?).map_err(|err| failed(err.into()))?;
+    // A directory that getcwd cannot name lies outside the root.
+    getcwd().map_err(|err| failed(err.into()))?;
     Ok(())
 }

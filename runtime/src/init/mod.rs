@@ -13,6 +13,7 @@ use crate::{
     hooks, host,
     lsm::{LsmError, OnExec},
     mounts::{self, MountError, Overlay, devices, idmap::Mapped, masked},
+    procfs::Procfs,
     seccomp::{Filter, Listener, SeccompError},
 };
 use channel::{Channel, FromInit};
@@ -26,15 +27,14 @@ use runtime_spec::{
     oci::{LinuxNamespaceType, Process, Spec},
 };
 use runtime_sys::process::{
-    close_on_exec_from, set_controlling_terminal, set_window_size, terminal_peer, terminal_unlock,
+    close_all_but, set_controlling_terminal, set_window_size, terminal_peer, terminal_unlock,
 };
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
     },
     path::Path,
@@ -123,14 +123,15 @@ pub fn run(mut init: Init<'_>) -> u8 {
     let failed = |err: &InitError| (err.exit_code(), crate::container::chain(err));
     let (code, message) = match ready {
         Err(err) => failed(&err),
-        Ok(host) => match &init.start {
+        Ok(host) => match init.start.take() {
             None => {
-                let Err(err) = start(&init, host);
+                let Err(err) = start(&init, host, &[init.channel.as_fd()]);
                 failed(&err)
             }
             Some(listener) => {
                 let Ok((mut starter, _)) = listener.accept() else { return 1 };
-                let Err(err) = start(&init, host);
+                drop(listener);
+                let Err(err) = start(&init, host, &[starter.as_fd(), init.channel.as_fd()]);
                 let (code, message) = failed(&err);
                 // The peer reads the code and the message, or, when exec has closed the connection, nothing.
                 let _ = starter.write_all(&[code]).and_then(|()| starter.write_all(message.as_bytes()));
@@ -169,6 +170,9 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
         identity::become_root()?;
     }
     scheduling::clocks(init.spec)?;
+    if user_namespace {
+        hide()?;
+    }
     if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
         runtime_sys::net::loopback_up().map_err(io("switch lo on"))?;
     }
@@ -199,7 +203,7 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
         attach_stdio(stdio).map_err(io("attach the standard streams"))?;
     }
     name_host(init.spec)?;
-    sysctls(&root, init.spec)?;
+    sysctls(init.spec)?;
     // Before the pivot: afterwards the host's null device is out of reach.
     masked::apply(&root, init.spec, &null)?;
     if init.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
@@ -213,6 +217,13 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     Ok(host)
 }
 
+/// Keeps this process, which still has the host's files in reach, from others in its user namespace, where any root may trace: they could go
+/// through /proc/PID/root and /proc/PID/fd (CVE-2016-9962). Ends with exec.
+pub fn hide() -> Result<(), InitError> {
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|err| InitError::Io { what: "make this process undumpable".to_owned(), source: err.into() })
+}
+
 /// The keys of whoever made the container are not the container's; an exec joins its keyring by name.
 pub fn new_keyring(name: &str) -> Result<(), InitError> {
     match runtime_sys::process::join_session_keyring(name) {
@@ -224,7 +235,7 @@ pub fn new_keyring(name: &str) -> Result<(), InitError> {
     }
 }
 
-fn start(init: &Init<'_>, host: FromHost) -> Result<Infallible, InitError> {
+fn start(init: &Init<'_>, host: FromHost, reports: &[BorrowedFd<'_>]) -> Result<Infallible, InitError> {
     let hooks = init.spec.hooks().as_ref();
     hooks::run(
         "startContainer",
@@ -240,7 +251,16 @@ fn start(init: &Init<'_>, host: FromHost) -> Result<Infallible, InitError> {
     // The supervisor of a seccomp listener is outside: it is told the pid that it sees.
     let mut running = state(init, Status::Running);
     running.pid = host.listener.as_ref().map_or(running.pid, |listener| listener.pid);
-    become_program(process, init.filter.as_ref(), host, &running, init.preserve_fds)
+    let keep = Keep { preserve_fds: init.preserve_fds, reports };
+    become_program(process, init.filter.as_ref(), host, &running, &keep)
+}
+
+/// Descriptors that stay open on the way to the program.
+pub struct Keep<'a> {
+    /// After stdio, for the program.
+    pub preserve_fds: u32,
+    /// For its failure, until exec.
+    pub reports: &'a [BorrowedFd<'a>],
 }
 
 /// Takes on the process's limits and identity and runs its program.
@@ -249,8 +269,13 @@ pub fn become_program(
     filter: Option<&Filter>,
     mut host: FromHost,
     state: &State<'_>,
-    preserve_fds: u32,
+    keep: &Keep<'_>,
 ) -> Result<Infallible, InitError> {
+    // Now, not on exec: through what is open, working directory, program and `#!` line would lead out of the root (CVE-2024-21626).
+    let own = host.labels.files().chain(host.listener.as_ref().map(AsFd::as_fd));
+    let open: Vec<BorrowedFd<'_>> = keep.reports.iter().copied().chain(own).collect();
+    close_all_but(3 + keep.preserve_fds as i32, &open)
+        .map_err(|source| InitError::Io { what: "close descriptors".to_owned(), source })?;
     identity::limits(process)?;
     scheduling::apply(process)?;
     let load = || -> Result<(), InitError> {
@@ -269,12 +294,12 @@ pub fn become_program(
     }
     identity::assume(process)?;
     let program = program::Program::find(process)?;
-    close_on_exec_from(3 + preserve_fds as i32)
-        .map_err(|source| InitError::Io { what: "close descriptors".to_owned(), source })?;
     if no_new_privileges {
         load()?;
     }
     host.labels.apply()?;
+    runtime_sys::process::default_sigpipe()
+        .map_err(|source| InitError::Io { what: "reset SIGPIPE".to_owned(), source })?;
     Ok(program.exec()?)
 }
 
@@ -323,16 +348,13 @@ fn name_host(spec: &Spec) -> Result<(), InitError> {
         .map_err(|source| InitError::Io { what: format!("set domainname {name:?}"), source })
 }
 
-fn sysctls(root: &OwnedFd, spec: &Spec) -> Result<(), InitError> {
+/// Sets what belongs to the container's namespaces, which this process is in.
+fn sysctls(spec: &Spec) -> Result<(), InitError> {
     let listed = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     for (name, value) in listed.into_iter().flatten() {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        let file = runtime_sys::path::open_in_root(root, &path, nix::fcntl::OFlag::O_WRONLY);
-        let written = file.and_then(|file| {
-            mounts::expect_proc(&file)?;
-            File::from(file).write_all(value.as_bytes())
-        });
-        written
+        let path = format!("sys/{}", runtime_spec::sysctl::path(name));
+        Procfs::open()
+            .and_then(|proc| proc.write(&path, value))
             .map_err(|source| InitError::Io { what: format!("set sysctl {name} to {value:?}"), source })?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `process.scheduler`, `process.ioPriority`, `process.execCPUAffinity`, `linux.personality`, `linux.timeOffsets`.
 
 use super::{InitError, has_new_namespace};
+use crate::procfs::Procfs;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use runtime_spec::oci::{
     IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
@@ -9,10 +10,7 @@ use runtime_spec::oci::{
 use runtime_sys::scheduling::{
     Scheduling, set_io_priority, set_memory_policy, set_personality, set_scheduler,
 };
-use std::{
-    fs::{self, File},
-    io,
-};
+use std::{fs::File, io};
 
 /// linux/personality.h.
 const PER_LINUX32: u64 = 8;
@@ -135,7 +133,8 @@ pub fn clocks(spec: &Spec) -> Result<(), InitError> {
     let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
     for (clock, offset) in offsets.into_iter().flatten() {
         let line = format!("{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
-        fs::write("/proc/self/timens_offsets", &line)
+        Procfs::open()
+            .and_then(|proc| proc.write("self/timens_offsets", &line))
             .map_err(failed(format!("linux.timeOffsets: {line:?}")))?;
     }
     let path = "/proc/self/ns/time_for_children";

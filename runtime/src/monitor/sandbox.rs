@@ -1,7 +1,7 @@
 //! What the containers of a pod share: namespaces, host name, sysctls, a cgroup.
 
-use super::{io_error, kernel};
-use crate::{cgroup::Cgroup, container::ContainerError};
+use super::kernel;
+use crate::{cgroup::Cgroup, container::ContainerError, procfs::Procfs};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
@@ -10,8 +10,9 @@ use nix::{
     },
 };
 use runtime_protocol::{Limits, Sandbox};
+use runtime_spec::sysctl;
 use runtime_sys::process::{Clone, clone3};
-use std::{fs, path::Path};
+use std::io;
 
 /// Leaves the host's namespaces for new ones and makes the pod's cgroup. Idempotent but for the namespaces, of which a new process has none.
 pub fn enter(sandbox: &Sandbox) -> Result<(), ContainerError> {
@@ -38,10 +39,22 @@ pub fn enter(sandbox: &Sandbox) -> Result<(), ContainerError> {
         runtime_sys::net::loopback_up().map_err(kernel("switch lo on"))?;
     }
     for (name, value) in &sandbox.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(&path, value).map_err(io_error("set the sysctl", path))?;
+        set_sysctl(name, value, new)?;
     }
     if sandbox.share_pid { shared_pids() } else { Ok(()) }
+}
+
+/// Sets what belongs to one of the `new` namespaces.
+fn set_sysctl(name: &str, value: &str, new: CloneFlags) -> Result<(), ContainerError> {
+    let flag = sysctl::namespace(name).map(|kind| CloneFlags::from_bits_retain(kind as i32));
+    if !flag.is_some_and(|flag| new.contains(flag)) {
+        let why = "it is not of a namespace that the pod has for itself";
+        return Err(kernel(format!("set sysctl {name}"))(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    let path = format!("sys/{}", sysctl::path(name));
+    Procfs::open()
+        .and_then(|proc| proc.write(&path, value))
+        .map_err(kernel(format!("set sysctl {name} to {value:?}")))
 }
 
 fn limit(group: &Cgroup, limits: &Limits) -> Result<(), ContainerError> {

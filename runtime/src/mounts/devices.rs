@@ -1,13 +1,20 @@
 //! The devices that every container has (config-linux.md, "Default Devices"), and those of config.json.
 
-use super::{MountError, bind, io_error, open_path};
+use super::{MountError, bind, io_error};
 use nix::{
     errno::Errno,
-    sys::stat::{Mode, SFlag, makedev, mknodat},
+    fcntl::{AtFlags, OFlag},
+    sys::{
+        stat::{Mode, SFlag, fstat, makedev, mknodat},
+        statfs::{DEVPTS_SUPER_MAGIC, fstatfs},
+    },
     unistd::{Gid, Uid, fchownat, symlinkat},
 };
 use runtime_spec::oci::{LinuxDevice, LinuxDeviceType, Spec};
-use runtime_sys::{mount::clone_tree, path::make_dirs_in_root};
+use runtime_sys::{
+    mount::clone_tree,
+    path::{make_dirs_in_root, open_beneath, open_in_root, open_on_mount},
+};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -71,29 +78,34 @@ fn create_one(root: &OwnedFd, device: &LinuxDevice, user_namespace: bool) -> Res
     node(&dir, Path::new(name), kind, number, device.file_mode().unwrap_or(0o666))
         .map_err(io_error("make", path))?;
     let (uid, gid) = (device.uid().map(Uid::from_raw), device.gid().map(Gid::from_raw));
-    fchownat(dir.as_fd(), Path::new(name), uid, gid, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+    if uid.is_none() && gid.is_none() {
+        return Ok(());
+    }
+    let made = open_beneath(&dir, Path::new(name), OFlag::O_PATH).map_err(io_error("open", path))?;
+    expect_node(&made, kind, number).map_err(io_error("chown", path))?;
+    fchownat(made.as_fd(), Path::new(""), uid, gid, AtFlags::AT_EMPTY_PATH)
         .map_err(|err| io_error("chown", path)(err.into()))
 }
 
+/// Makes a node. Called with an empty umask, so that nothing has to be changed by name afterwards: in a volume the name may lead elsewhere by then.
 fn node(dir: &OwnedFd, name: &Path, kind: SFlag, number: (u64, u64), mode: u32) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(mode);
     match mknodat(dir.as_fd(), name, kind, mode, makedev(number.0, number.1)) {
         // An image may bring its own; only the right one will do.
-        Err(Errno::EEXIST) => {
-            let stat = nix::sys::stat::fstatat(dir.as_fd(), name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            let same =
-                stat.st_rdev == makedev(number.0, number.1) && stat.st_mode & libc::S_IFMT == kind.bits();
-            if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
-        }
-        Err(err) => Err(err.into()),
-        // The umask took bits away.
-        Ok(()) => Ok(nix::sys::stat::fchmodat(
-            dir.as_fd(),
-            name,
-            mode,
-            nix::sys::stat::FchmodatFlags::FollowSymlink,
-        )?),
+        Err(Errno::EEXIST) => match open_beneath(dir, name, OFlag::O_PATH) {
+            Ok(there) => expect_node(&there, kind, number),
+            // A symlink.
+            Err(_) => Err(Errno::EEXIST.into()),
+        },
+        made => Ok(made?),
     }
+}
+
+/// Errors: `EEXIST` when the file is another than this node.
+fn expect_node(file: &OwnedFd, kind: SFlag, number: (u64, u64)) -> io::Result<()> {
+    let stat = fstat(file)?;
+    let same = stat.st_rdev == makedev(number.0, number.1) && stat.st_mode & libc::S_IFMT == kind.bits();
+    if same { Ok(()) } else { Err(Errno::EEXIST.into()) }
 }
 
 fn bind_host(root: &OwnedFd, path: &Path) -> Result<(), MountError> {
@@ -110,22 +122,24 @@ pub fn console(root: &OwnedFd, slave: &OwnedFd) -> Result<(), MountError> {
     bind(copy, root, at, false)
 }
 
-/// Opens the terminal multiplexer of the container's own devpts.
+/// Opens the terminal multiplexer of the container's own devpts, and nothing else that may be in its place (CVE-2025-52565).
 pub fn open_ptmx(root: &OwnedFd) -> Result<OwnedFd, MountError> {
-    let path = Path::new("/dev/pts/ptmx");
-    let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY;
-    runtime_sys::path::open_in_root(root, path, flags).map_err(io_error("open", path))
+    let path = Path::new("/dev/pts");
+    let dir = open_in_root(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(io_error("open", path))?;
+    let kind = fstatfs(&dir).map_err(|err| io_error("stat", path)(err.into()))?.filesystem_type();
+    if kind != DEVPTS_SUPER_MAGIC {
+        return Err(io_error("use", path)(io::Error::other("it is not a devpts")));
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+    open_on_mount(&dir, Path::new("ptmx"), flags).map_err(io_error("open", &path.join("ptmx")))
 }
 
 /// A descriptor of the host's `/dev/null`, checked to be that device.
 pub fn host_null() -> Result<OwnedFd, MountError> {
     let path = Path::new("/dev/null");
-    let root = nix::fcntl::open("/", nix::fcntl::OFlag::O_PATH, Mode::empty())
+    let null = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|err| io_error("open", path)(err.into()))?;
-    let null = open_path(&root, path).map_err(io_error("open", path))?;
-    let stat = nix::sys::stat::fstat(&null).map_err(|err| io_error("stat", path)(err.into()))?;
-    if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == makedev(1, 3) {
-        return Ok(null);
-    }
-    Err(io_error("use", path)(io::Error::other("it is not the null device")))
+    expect_node(&null, SFlag::S_IFCHR, (1, 3))
+        .map_err(|_| io_error("use", path)(io::Error::other("it is not the null device")))?;
+    Ok(null)
 }

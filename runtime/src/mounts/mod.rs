@@ -18,7 +18,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::Mode,
+    sys::stat::{Mode, fstat},
     unistd::{fchdir, pivot_root},
 };
 use options::Options;
@@ -76,21 +76,22 @@ pub fn prepare_root(
     if asked.contains(MsFlags::MS_SHARED) {
         make_parent_private(root)?;
     }
-    match overlay {
-        Some(overlay) => mount_overlay(overlay, root).map_err(|source| MountError::Mount {
-            source_name: "overlay".to_owned(),
-            target: root.to_path_buf(),
-            source,
-        })?,
-        None => {
-            let here = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(|err| io_error("open root.path", root)(err.into()))?;
-            let copy = clone_tree(None, root, true).map_err(io_error("clone", root))?;
-            copy.attach(here.as_fd()).map_err(io_error("mount", root))?;
-        }
-    }
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
+    let by_path = || {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
+    };
+    let Some(overlay) = overlay else {
+        // Looked up once: what is cloned is what it is mounted on.
+        let here = by_path()?;
+        let copy = clone_tree(Some(here.as_fd()), Path::new(""), true).map_err(io_error("clone", root))?;
+        return copy.attach(here.as_fd()).map_err(io_error("mount", root));
+    };
+    mount_overlay(overlay, root).map_err(|source| MountError::Mount {
+        source_name: "overlay".to_owned(),
+        target: root.to_path_buf(),
+        source,
+    })?;
+    by_path()
 }
 
 /// Makes the mount that `root` lies on private, so that the root's own mount does not reach the host.
@@ -179,11 +180,12 @@ fn mount_one(
     }
     let (made, is_dir) = if options.bind {
         let source = source_of(mount, bundle)?;
-        let is_dir = source.metadata().map_err(io_error("find", &source))?.is_dir();
         let tree = match mapped {
             Some(tree) => tree,
             None => clone_tree(None, &source, options.recursive).map_err(failed)?,
         };
+        let mode = fstat(&tree).map_err(|err| failed(err.into()))?.st_mode;
+        let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
         (tree, is_dir)
     } else {
         match new_mount(kind, &source_name, &options, label) {
@@ -217,7 +219,7 @@ fn not_permitted(err: &io::Error) -> bool {
 
 /// Gives the mount on `target` other flags, and without `bind` its filesystem other options.
 fn remount(root: &OwnedFd, target: &Path, options: &Options) -> io::Result<()> {
-    let at = open_path(root, target)?;
+    let at = open_in_root(root, target, OFlag::O_PATH)?;
     if !options.bind && !options.data.is_empty() {
         let data = options.data.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
         reconfigure(at.as_fd(), &data.collect::<Vec<_>>())?;
@@ -266,15 +268,7 @@ pub fn verify_proc(root: &OwnedFd, spec: &Spec) -> Result<(), MountError> {
         return Ok(());
     }
     let there = runtime_sys::path::open_beneath(root, Path::new("proc"), OFlag::O_PATH);
-    there.and_then(|there| expect_proc(&there)).map_err(io_error("use", proc))
-}
-
-/// Errors: `PermissionDenied` when the file is not on a procfs.
-pub fn expect_proc(file: impl AsFd) -> io::Result<()> {
-    match nix::sys::statfs::fstatfs(file)?.filesystem_type() {
-        nix::sys::statfs::PROC_SUPER_MAGIC => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not on a procfs")),
-    }
+    there.and_then(crate::procfs::expect_root).map_err(io_error("use", proc))
 }
 
 /// Makes the root read-only; mounts below keep their own flags.
@@ -302,10 +296,6 @@ pub fn pivot(root: &OwnedFd) -> Result<(), MountError> {
 fn bind(source: Detached, root: &OwnedFd, target: &Path, is_dir: bool) -> Result<(), MountError> {
     let at = open_target(root, target, is_dir).map_err(io_error("open the mount point", target))?;
     source.attach(at.as_fd()).map(drop).map_err(io_error("mount on", target))
-}
-
-fn open_path(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
-    open_in_root(root, path, OFlag::O_PATH)
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountError {

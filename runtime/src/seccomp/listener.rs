@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{self, IoSlice},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
@@ -58,5 +58,11 @@ impl Listener {
         )
         .map(drop)
         .map_err(|err| SeccompError::Listener { path: self.path.clone(), source: err.into() })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }

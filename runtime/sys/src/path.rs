@@ -3,7 +3,7 @@
 use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
-    sys::stat::{Mode, mkdirat},
+    sys::stat::{Mode, SFlag, mkdirat, mknodat},
 };
 use std::{
     fs::File,
@@ -25,6 +25,15 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> io::Result<Ow
 /// Opens `path` below `dir`; a symlink on the way, or a step out, is an error (`ELOOP`, `EXDEV`).
 pub fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
     open(dir, path, flags, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)
+}
+
+/// Opens `path` below `dir` on the very mount of `dir`: whatever is mounted on the way is an error (`EXDEV`), as is a magic link (`ELOOP`).
+///
+/// For procfs, whose only other symlinks are the kernel's own, `self` and the like.
+pub fn open_on_mount(dir: impl AsFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    let resolve =
+        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    open(dir, path, flags, resolve)
 }
 
 fn open(dir: impl AsFd, path: &Path, flags: OFlag, resolve: ResolveFlag) -> io::Result<OwnedFd> {
@@ -72,11 +81,11 @@ pub fn make_file_in_root(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let dir = make_dirs_in_root(root.as_fd(), path.parent().unwrap_or(Path::new("/")))?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-        .mode(Mode::from_bits_truncate(0o644))
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    drop(openat2(dir.as_fd(), Path::new(name), how)?);
+    // Made, not opened: what somebody puts in its place meanwhile, such as a FIFO, is never waited for.
+    match mknodat(dir.as_fd(), Path::new(name), SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0) {
+        Err(err) if err != Errno::EEXIST => return Err(err.into()),
+        _ => {}
+    }
     open_in_root(root.as_fd(), path, OFlag::O_PATH)
 }
 

@@ -94,11 +94,26 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, flags) }).map(drop)
 }
 
-/// Marks every descriptor from `first` on close-on-exec; close_range(2), Linux 5.11+.
-pub fn close_on_exec_from(first: i32) -> io::Result<()> {
-    // SAFETY: only flags of descriptors change, none is closed.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
-        .map(drop)
+/// Closes every descriptor from `first` on but those in `keep`, also such as have an owner: for a process that is about to exec, so that nothing on the
+/// way there can be reached through `/proc/self/fd`. close_range(2), Linux 5.9+.
+///
+/// Owners of what is closed must not be dropped any more: the caller ends by exec or exit.
+pub fn close_all_but(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> =
+        keep.iter().map(|fd| fd.as_raw_fd()).filter(|&fd| fd >= first).map(|fd| fd as u32).collect();
+    keep.sort_unstable();
+    let mut from = first as u32;
+    for last in keep.into_iter().map(|kept| kept.checked_sub(1)).chain([Some(u32::MAX)]) {
+        match last {
+            Some(last) if last >= from => {
+                // SAFETY: takes three integers and touches no memory of ours.
+                check(unsafe { libc::syscall(libc::SYS_close_range, from, last, 0) })?;
+            }
+            _ => {}
+        }
+        from = last.map_or(1, |last| last.saturating_add(2));
+    }
+    Ok(())
 }
 
 /// Makes the terminal behind `fd` the controlling one of this session, ioctl_tty(2) `TIOCSCTTY`.
@@ -150,6 +165,15 @@ pub fn terminal_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
+/// Gives SIGPIPE its default action, which Rust's start took from it and exec would not give back.
+pub fn default_sigpipe() -> io::Result<()> {
+    // SAFETY: the default action runs no code of ours.
+    match unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Joins the session keyring `name`, made if it is not there; keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`.
 pub fn join_session_keyring(name: &str) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
@@ -185,6 +209,30 @@ pub fn raise_ambient(capability: u8) -> io::Result<()> {
         )
     }))
     .map(drop)
+}
+
+/// Empties the ambient set, capabilities(7), which an exec would keep.
+pub fn clear_ambient() -> io::Result<()> {
+    let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong;
+    // SAFETY: prctl with integers only.
+    check(i64::from(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0) })).map(drop)
+}
+
+/// Takes a capability, by its number, out of the bounding set for good; `false` when the kernel knows none of this number.
+///
+/// Errors: `EPERM` without CAP_SETPCAP, unless it is not in the set.
+pub fn drop_bounding(capability: u8) -> io::Result<bool> {
+    let number = libc::c_ulong::from(capability);
+    // SAFETY: prctl with integers only.
+    match check(i64::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) })) {
+        Ok(_) => Ok(true),
+        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        // SAFETY: prctl with integers only.
+        Err(err) => match unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } {
+            0 => Ok(true),
+            _ => Err(err),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-const RUNTIME: &str = env!("CARGO_BIN_EXE_wherry-runtime");
+pub const RUNTIME: &str = env!("CARGO_BIN_EXE_wherry-runtime");
 const BUSYBOX: [&str; 3] = ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/busybox/bin/busybox"];
 /// No command of a test takes longer.
 const SECONDS_MAX: &str = "30";
@@ -118,8 +118,14 @@ impl Bundle {
 
     /// A command of the runtime; `{id}` in its words is the container.
     pub fn command(&self, words: &[&str]) -> Command {
+        self.command_under(&[], Path::new(RUNTIME), words)
+    }
+
+    /// A command of `runtime`, run by another program: `around` is that program and its arguments.
+    pub fn command_under(&self, around: &[&str], runtime: &Path, words: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "5", SECONDS_MAX, RUNTIME]).arg("--root").arg(self.state_root());
+        command.args(["-k", "5", SECONDS_MAX]).args(around);
+        command.arg(runtime).arg("--root").arg(self.state_root());
         command.args(words.iter().map(|word| word.replace("{id}", &self.id)));
         command.current_dir(&self.dir).stdin(Stdio::null());
         command
@@ -127,10 +133,20 @@ impl Bundle {
 
     /// Runs a command to its end. The container's first process may outlive it, so its output goes to a file, not to a pipe.
     pub fn runtime(&self, words: &[&str]) -> Answer {
+        self.answer(self.command(words))
+    }
+
+    /// As [`Self::runtime`], with each of the system calls `calls` (as strace names them) entered late: what races with it wins.
+    pub fn slowed(&self, calls: &str, words: &[&str]) -> Answer {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter=30000"));
+        let trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        self.answer(self.command_under(&trace, Path::new(RUNTIME), words))
+    }
+
+    pub fn answer(&self, mut command: Command) -> Answer {
         let (out, err) = (self.dir.join("stdout"), self.dir.join("stderr"));
         let open = |path: &Path| fs::File::create(path).expect("output file made");
-        let status =
-            self.command(words).stdout(open(&out)).stderr(open(&err)).status().expect("the runtime runs");
+        let status = command.stdout(open(&out)).stderr(open(&err)).status().expect("the runtime runs");
         let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("output read")).into_owned();
         Answer { code: status.code().unwrap_or(-1), out: read(&out), err: read(&err) }
     }

@@ -7,6 +7,7 @@ mod bad_input;
 mod bundle;
 mod cli;
 mod exec;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod features;
 mod hooks;
@@ -23,3 +24,5 @@ mod redirect;
 mod rootless;
 mod spec;
 mod systemd;
+#[cfg(target_arch = "x86_64")]
+mod tracer;

@@ -15,11 +15,18 @@ pub use systemd::{Scope, cgroup_of};
 
 use limits::Limit;
 use nix::{
-    fcntl::OFlag,
-    sys::statfs::{CGROUP2_SUPER_MAGIC, statfs},
+    dir::{Dir, Type},
+    errno::Errno,
+    fcntl::{AT_FDCWD, OFlag, openat},
+    sys::{
+        stat::Mode,
+        statfs::{CGROUP2_SUPER_MAGIC, statfs},
+    },
+    unistd::{UnlinkatFlags, unlinkat},
 };
 use runtime_spec::oci::LinuxResources;
 use std::{
+    ffi::CString,
     fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
@@ -322,9 +329,30 @@ impl Cgroup {
         }
     }
 
+    /// Step by step from descriptors: a container that makes cgroups of its own may nest them deeper than a path, or a stack, can be.
     fn remove_tree(&self) -> io::Result<()> {
-        self.children().iter().try_for_each(Self::remove_tree)?;
-        absent_is_success(fs::remove_dir(&self.path))
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut dir = match openat(AT_FDCWD, &self.path, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(()),
+            opened => Dir::from_fd(opened?)?,
+        };
+        let mut names: Vec<CString> = Vec::new();
+        loop {
+            let child = dir.iter().filter_map(Result::ok).find(|entry| {
+                entry.file_type() == Some(Type::Directory) && ![c".", c".."].contains(&entry.file_name())
+            });
+            if let Some(child) = child {
+                let name = child.file_name().to_owned();
+                dir = Dir::from_fd(openat(&dir, name.as_c_str(), flags, Mode::empty())?)?;
+                names.push(name);
+            } else if let Some(name) = names.pop() {
+                let parent = Dir::from_fd(openat(&dir, c"..", flags, Mode::empty())?)?;
+                absent_is_success(Ok(unlinkat(&parent, name.as_c_str(), UnlinkatFlags::RemoveDir)?))?;
+                dir = parent;
+            } else {
+                return absent_is_success(fs::remove_dir(&self.path));
+            }
+        }
     }
 
     fn children(&self) -> Vec<Self> {

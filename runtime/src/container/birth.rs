@@ -12,12 +12,18 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::wait::{Id, WaitPidFlag, waitid},
 };
-use runtime_spec::oci::{LinuxNamespaceType, Spec};
+use runtime_spec::{
+    SpecError,
+    oci::{LinuxNamespaceType, Spec},
+};
 use runtime_sys::process::{Clone, clone3, clone3_sibling, fork};
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -96,6 +102,23 @@ impl Namespaces {
     }
 }
 
+/// Refuses sysctls of a namespace that is joined by path and turns out to be this process's own, which is the host's.
+pub fn expect_foreign_sysctls(spec: &Spec) -> Result<(), ContainerError> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+        let kind = runtime_spec::sysctl::namespace(name);
+        let listed = linux.namespaces().iter().flatten().find(|listed| Some(listed.typ()) == kind);
+        let Some((kind, path)) = kind.zip(listed.and_then(|listed| listed.path().as_ref())) else { continue };
+        let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino()));
+        let own = own_namespace(flag(kind));
+        if file(path).map_err(io_error("open", path))? == file(&own).map_err(io_error("open", &own))? {
+            let why = format!("{name:?} would be set for the host, whose {kind} namespace is joined");
+            return Err(SpecError::Field { field: "linux.sysctl".to_owned(), why }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Makes a child of this process from inside namespaces that this process could not leave again: a process between enters them and makes its sibling.
 pub fn inside(
     enter: impl FnOnce() -> Result<(), ContainerError>,
@@ -154,6 +177,7 @@ fn own_namespace(flag: CloneFlags) -> PathBuf {
         CloneFlags::CLONE_NEWUTS => "uts",
         CloneFlags::CLONE_NEWIPC => "ipc",
         CloneFlags::CLONE_NEWPID => "pid_for_children",
+        CloneFlags::CLONE_NEWUSER => "user",
         CloneFlags::CLONE_NEWNET => "net",
         _ => "time",
     };

@@ -1,7 +1,10 @@
 //! Making a container: everything up to its program, or with it.
 
 use super::{
-    ContainerError, Created, Record, Stdio, birth::Namespaces, ids, io_error, kernel, place::Place,
+    ContainerError, Created, Record, Stdio,
+    birth::{Namespaces, expect_foreign_sysctls},
+    ids, io_error, kernel,
+    place::Place,
     record::start_ticks,
 };
 use crate::{
@@ -100,6 +103,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
     let filter = profile.map(seccomp::compile).transpose().map_err(init::InitError::from)?;
     lsm::check(&spec).map_err(init::InitError::from)?;
     mounts::check(&spec).map_err(init::InitError::from)?;
+    expect_foreign_sysctls(&spec)?;
     let place = Place::choose(&options, &spec)?;
     let (id, state_root) = (options.id, options.state_root);
     let dir = Record::dir(state_root, id);

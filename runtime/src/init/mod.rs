@@ -165,12 +165,11 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     if let Some(process) = process {
         identity::oom_score(process)?;
     }
+    // Another user's files in procfs are root's, whom a user namespace may not have.
+    scheduling::clocks(init.spec)?;
     let user_namespace = has_namespace(init.spec, LinuxNamespaceType::User);
     if user_namespace {
         identity::become_root()?;
-    }
-    scheduling::clocks(init.spec)?;
-    if user_namespace {
         hide()?;
     }
     if has_new_namespace(init.spec, LinuxNamespaceType::Network) {

@@ -1,7 +1,7 @@
 //! What the containers of a pod share: namespaces, host name, sysctls, a cgroup.
 
 use super::kernel;
-use crate::{cgroup::Cgroup, container::ContainerError, procfs::Procfs};
+use crate::{cgroup::Cgroup, container::ContainerError, init::channel, procfs::Procfs};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
@@ -77,12 +77,22 @@ fn limit(group: &Cgroup, limits: &Limits) -> Result<(), ContainerError> {
 
 /// Makes a pid namespace whose init does nothing but reap, and has every later child be born there.
 fn shared_pids() -> Result<(), ContainerError> {
+    let (ours, theirs) = channel::pair().map_err(kernel("socketpair"))?;
     match clone3(libc::CLONE_NEWPID, None).map_err(kernel("clone3 with a pid namespace"))? {
-        Clone::Parent { pidfd, .. } => setns(&pidfd, CloneFlags::CLONE_NEWPID)
-            .map_err(|err| kernel("join the pod's pid namespace")(err.into())),
+        Clone::Parent { pidfd, .. } => {
+            drop(theirs);
+            ours.go().map_err(kernel("the pod's pid namespace"))?;
+            setns(&pidfd, CloneFlags::CLONE_NEWPID)
+                .map_err(|err| kernel("join the pod's pid namespace")(err.into()))
+        }
         Clone::Child => {
-            // With its parent gone there is no pod any more.
+            drop(ours);
+            // With its parent gone there is no pod any more; it may be gone already.
             let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+            if theirs.wait_go().is_err() {
+                std::process::exit(1);
+            }
+            drop(theirs);
             let mut child = SigSet::empty();
             child.add(Signal::SIGCHLD);
             let _ = child.thread_block();

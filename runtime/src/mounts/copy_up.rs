@@ -4,7 +4,7 @@ use nix::{
     dir::Dir,
     errno::Errno,
     fcntl::{AtFlags, OFlag, openat, readlinkat},
-    sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstatat, mkdirat},
+    sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat, mkdirat},
     unistd::{Gid, Uid, fchownat, symlinkat},
 };
 use runtime_sys::path::open_beneath;
@@ -61,6 +61,10 @@ fn copy_one(from: &OwnedFd, to: &OwnedFd, name: &Path, stat: &FileStat, depth: u
         libc::S_IFREG => {
             let source = openat(from, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | nofollow, Mode::empty())?;
             let made = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | nofollow;
+            if fstat(&source)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+                // Exchanged for a device, say, which would never end.
+                return Err(Errno::ESTALE.into());
+            }
             let target = openat(to, name, made, Mode::from_bits_truncate(0o600))?;
             io::copy(&mut File::from(source), &mut File::from(target))?;
         }

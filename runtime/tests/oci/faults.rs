@@ -36,6 +36,25 @@ impl<'a> Case<'a> {
         Some(Self { bundle, before, words, with_first: false })
     }
 
+    /// With namespaces that are made, joined and mapped, and everything else that takes further processes or descriptors.
+    fn richer(mut self) -> Self {
+        fs::create_dir(self.bundle.dir.join("volume")).expect("made");
+        let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65_536}]);
+        let linux = &mut self.bundle.config["linux"];
+        (linux["uidMappings"], linux["gidMappings"]) = (map.clone(), map.clone());
+        linux["timeOffsets"] = json!({"monotonic": {"secs": 7}});
+        let namespaces = linux["namespaces"].as_array_mut().expect("a list");
+        namespaces.extend([json!({"type": "user"}), json!({"type": "time"})]);
+        let mapped = json!({"destination": "/data", "type": "bind", "source": "volume", "options": ["bind"],
+            "uidMappings": map, "gidMappings": map});
+        self.bundle.config["mounts"].as_array_mut().expect("a list").push(mapped);
+        self.bundle.config["hooks"] =
+            json!({"createRuntime": [{"path": "/bin/true"}], "createContainer": [{"path": "/bin/true"}]});
+        std::os::unix::fs::chown(self.bundle.root(), Some(200_000), Some(200_000)).expect("chown");
+        self.bundle.write();
+        self
+    }
+
     fn run(&self, fault: Option<(Place, Fault)>) -> Outcome {
         for words in self.before {
             self.bundle.runtime(words).expect_ok();
@@ -125,6 +144,17 @@ fn killed_at_any_call_of_create() {
             expect_cleared(&case.bundle, outcome, what);
         }
     });
+}
+
+#[test]
+fn killed_at_any_call_of_a_richer_create_and_exec() {
+    let Some(case) = Case::new("sleep 1000", &[], &["create", "{id}"]) else { return };
+    let case = case.richer();
+    case.each(Fault::Kill, |_, _| ());
+    case.each(EIO, |outcome, what| expect_cleared(&case.bundle, outcome, what));
+    let up: &[&[&str]] = &[&["create", "{id}"], &["start", "{id}"]];
+    let Some(case) = Case::new("sleep 1000", up, &["exec", "{id}", "id"]) else { return };
+    case.richer().each(Fault::Kill, |_, _| ());
 }
 
 #[test]

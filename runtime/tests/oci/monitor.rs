@@ -243,3 +243,34 @@ fn a_killed_monitor_leaves_what_delete_removes() {
     let cgroup = pod.bundle.cgroup();
     runtime::cgroup::Cgroup::at(cgroup.parent().expect("the pod's")).remove().expect("removed");
 }
+
+/// What a pod asks for in its securityContext comes here as it is.
+#[test]
+fn a_pod_sets_nothing_for_the_whole_host() {
+    let Some(bundle) = shell("true") else { return };
+    bundle.write();
+    fs::create_dir(bundle.dir.join("pod")).expect("made");
+    let now =
+        |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).expect("read").trim_end().to_owned();
+    for (name, file, host) in [
+        ("kernel.core_pattern", "kernel/core_pattern", false),
+        ("net/../kernel/core_pattern", "kernel/core_pattern", false),
+        ("net.ipv4.ip_default_ttl", "net/ipv4/ip_default_ttl", true),
+    ] {
+        let sandbox = Sandbox {
+            pod: bundle.id.clone(),
+            hostname: "the-pod".to_owned(),
+            host_network: host,
+            host_ipc: false,
+            share_pid: false,
+            // As it is, so that no harm is done where it can be set.
+            sysctls: vec![(name.to_owned(), now(file))],
+            cgroup: bundle.cgroup(),
+            limits: None,
+            state_root: bundle.state_root(),
+        };
+        let text = codec::to_bytes(&sandbox).expect("encodes");
+        fs::write(bundle.dir.join("pod").join(SANDBOX_FILE), text).expect("written");
+        bundle.runtime(&["monitor", "--dir", "pod"]).expect_err(1, &format!("set sysctl {name}"));
+    }
+}

@@ -1,6 +1,10 @@
 //! Capabilities, groups and ids that a container must not get.
 
 use crate::bundle::{Answer, Bundle, RUNTIME, shell};
+use nix::{
+    fcntl::{OFlag, open, openat},
+    sys::stat::{Mode, mkdirat},
+};
 use serde_json::json;
 use std::path::Path;
 
@@ -87,6 +91,39 @@ fn a_user_is_the_one_that_is_named() {
         let answer = ids(user);
         assert!(answer.code != 0 && answer.out.is_empty(), "{user:?}: {answer:?}");
     }
+}
+
+/// A container that can make cgroups nests them deeper than any path is long.
+#[test]
+fn cgroups_nested_too_deep_for_a_path_are_removed() {
+    let Some(bundle) = shell("sleep 1000") else { return };
+    bundle.up();
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let mut dir = open(&bundle.cgroup(), flags, Mode::empty()).expect("opened");
+    for _ in 0..3000 {
+        mkdirat(&dir, "x", Mode::S_IRWXU).expect("made");
+        dir = openat(&dir, "x", flags, Mode::empty()).expect("opened");
+    }
+    drop(dir);
+    bundle.runtime(&["delete", "--force", "{id}"]).expect_ok();
+    bundle.expect_gone();
+}
+
+/// The terminal of whoever runs a container is not the container's: it could put words into its mouth (TIOCSTI, CVE-2016-2568 and others).
+#[test]
+fn the_callers_terminal_is_out_of_reach() {
+    let Some(bundle) = shell("(: </dev/tty) 2>/dev/null && echo reached >/seen || echo none >/seen") else {
+        return;
+    };
+    bundle.write();
+    let command = bundle.command(&["run", "{id}"]);
+    let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    // script(1) gives its command a terminal that controls it; timeout(1) in the foreground leaves it that.
+    let line = format!("timeout --foreground {}", words.join(" "));
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).current_dir(&bundle.dir).stdin(std::process::Stdio::null());
+    bundle.answer(script).expect_ok();
+    assert_eq!(std::fs::read_to_string(bundle.root().join("seen")).expect("it ran"), "none\n");
 }
 
 /// What every program in Rust ignores, a program of the container does not.

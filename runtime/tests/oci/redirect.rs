@@ -133,15 +133,22 @@ fn a_sysctl_of_the_host_is_refused() {
     }
 }
 
-/// Without a network namespace of its own it would be the caller's.
+/// Without a network namespace of its own it would be the caller's, as it would in one that is joined and is the caller's.
 #[test]
 fn a_sysctl_needs_its_namespace() {
     let Some(mut bundle) = shell("true") else { return };
+    let now = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").expect("read");
+    let own = format!("/proc/{}/ns/net", std::process::id());
+    let bundle_joining = shell("true").expect("as before");
+    bundle_joining
+        .with("/linux/namespaces/4", json!({"type": "network", "path": own}))
+        .with("/linux/sysctl", json!({"net.ipv4.ip_default_ttl": now.trim_end()}))
+        .run()
+        .expect_err(1, "linux.sysctl");
     bundle.config["linux"]["namespaces"]
         .as_array_mut()
         .expect("a list")
         .retain(|entry| entry["type"] != "network");
-    let now = fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").expect("read");
     let bundle = bundle.with("/linux/sysctl", json!({"net.ipv4.ip_default_ttl": now.trim_end()}));
     bundle.run().expect_err(1, "linux.sysctl");
 }

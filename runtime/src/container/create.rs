@@ -119,11 +119,6 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
         }
         made => made.map_err(io_error("create", &dir))?,
     }
-    if let Err(err) = place.expect_unused() {
-        // Nothing is recorded yet, so that no `delete` takes the cgroup for this container's.
-        fs::remove_dir(&dir).map_err(io_error("remove", &dir))?;
-        return Err(err);
-    }
     let created = create_in(options, &spec, &place, filter);
     if created.is_err() {
         // The error that made us give up says more than one of clearing up; `delete` can try again.

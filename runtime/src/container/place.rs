@@ -65,18 +65,6 @@ impl Place {
         }
     }
 
-    /// Refuses a cgroup with processes: they are not this container's, and would be killed with it.
-    pub fn expect_unused(&self) -> Result<(), ContainerError> {
-        let path = self.path()?;
-        let populated = |text: String| text.lines().any(|line| line == "populated 1");
-        if path.as_os_str().is_empty() || !fs::read_to_string(path.join("cgroup.events")).is_ok_and(populated)
-        {
-            return Ok(());
-        }
-        let source = io::Error::new(io::ErrorKind::AlreadyExists, "it has processes of somebody else");
-        Err(CgroupError::Io { what: "linux.cgroupsPath: use", path, source }.into())
-    }
-
     /// Makes the group to be born in, limited; `None`: it comes later, or never.
     pub fn prepare(&self, spec: &Spec) -> Result<Option<Cgroup>, ContainerError> {
         let Self::Own(path) = self else { return Ok(None) };

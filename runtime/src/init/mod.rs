@@ -165,19 +165,8 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     if let Some(process) = process {
         identity::oom_score(process)?;
     }
-    // Another user's files in procfs are root's, whom a user namespace may not have.
-    scheduling::clocks(init.spec)?;
     let user_namespace = has_namespace(init.spec, LinuxNamespaceType::User);
-    if user_namespace {
-        identity::become_root()?;
-        hide()?;
-    }
-    if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
-        runtime_sys::net::loopback_up().map_err(io("switch lo on"))?;
-    }
-    if init.new_keyring {
-        new_keyring(&format!("_ses.{}", init.id))?;
-    }
+    settle(init, user_namespace)?;
     let profile = init.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let host = FromHost {
         labels: process.map(OnExec::open).transpose()?.unwrap_or_default(),
@@ -214,6 +203,21 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
         program::Program::find(process)?.expect_runnable()?;
     }
     Ok(host)
+}
+
+/// Makes the namespaces that this process is in the container's: clocks, ids, loopback, keys.
+fn settle(init: &Init<'_>, user_namespace: bool) -> Result<(), InitError> {
+    // Another user's files in procfs are root's, whom a user namespace may not have.
+    scheduling::clocks(init.spec)?;
+    if user_namespace {
+        identity::become_root()?;
+        hide()?;
+    }
+    if has_new_namespace(init.spec, LinuxNamespaceType::Network) {
+        let failed = |source| InitError::Io { what: "switch lo on".to_owned(), source };
+        runtime_sys::net::loopback_up().map_err(failed)?;
+    }
+    if init.new_keyring { new_keyring(&format!("_ses.{}", init.id)) } else { Ok(()) }
 }
 
 /// Keeps this process, which still has the host's files in reach, from others in its user namespace, where any root may trace: they could go

@@ -25,7 +25,7 @@ use std::{
 const COMMAND_MAX: Duration = Duration::from_secs(40);
 
 /// Calls that never fail, or do what they are asked to in any case; close(2), "Dealing with error returns".
-const CANNOT_FAIL: [i64; 12] = [
+const CANNOT_FAIL: [i64; 13] = [
     libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -36,6 +36,7 @@ const CANNOT_FAIL: [i64; 12] = [
     libc::SYS_getppid,
     libc::SYS_gettid,
     libc::SYS_getuid,
+    libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_umask,
 ];

@@ -152,3 +152,36 @@ fn a_sysctl_needs_its_namespace() {
     let bundle = bundle.with("/linux/sysctl", json!({"net.ipv4.ip_default_ttl": now.trim_end()}));
     bundle.run().expect_err(1, "linux.sysctl");
 }
+
+/// A container that may mount has its own things on /proc and /dev/pts when an exec comes: CVE-2016-9962 and CVE-2025-52881, on exec.
+#[test]
+fn an_exec_uses_nothing_of_a_hostile_container() {
+    let script = "mount -t tmpfs none /proc && mkdir -p /proc/self/attr /proc/thread-self/attr /proc/self/fd
+        echo untouched >/proc/self/oom_score_adj; mkfifo /proc/self/setgroups
+        mount -t tmpfs none /dev/pts && mkfifo /dev/pts/ptmx; touch /ready; sleep 1000";
+    let Some(mut bundle) = shell(&script.replace("mkfifo", "busybox mkfifo")) else { return };
+    let capabilities = json!(["CAP_SYS_ADMIN", "CAP_MKNOD"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = capabilities.clone();
+    }
+    bundle.config["linux"].as_object_mut().expect("an object").remove("seccomp");
+    bundle.up();
+    bundle.wait_for("it is hostile", || bundle.root().join("ready").exists());
+    let mut process = bundle.config["process"].clone();
+    process["args"] = json!(["/bin/cat", "/proc/self/oom_score_adj"]);
+    process["oomScoreAdj"] = json!(500);
+    fs::write(bundle.dir.join("process.json"), process.to_string()).expect("written");
+    assert_eq!(bundle.runtime(&["exec", "--process", "process.json", "{id}"]).expect_ok(), "untouched\n");
+    let socket = std::os::unix::net::UnixListener::bind(bundle.dir.join("console.sock")).expect("bound");
+    let tty = ["exec", "--tty", "--console-socket", "console.sock", "{id}", "id"];
+    let answer = bundle.runtime(&tty);
+    assert!(answer.code != 0 && answer.err.contains("/dev/pts"), "{answer:?}");
+    drop(socket);
+    process["args"] = json!(["/bin/sleep", "1000"]);
+    fs::write(bundle.dir.join("process.json"), process.to_string()).expect("written");
+    let words = ["exec", "--detach", "--pid-file", "pid", "--process", "process.json", "{id}"];
+    bundle.runtime(&words).expect_ok();
+    let pid = fs::read_to_string(bundle.dir.join("pid")).expect("written");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", pid.trim())).expect("read");
+    assert_eq!(score, "500\n");
+}

@@ -35,6 +35,8 @@ pub fn namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Own
             let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
             let opened =
                 write(pid, uids, gids).and_then(|()| File::open(&path).map_err(io_error("open", path)));
+            // It ends by this alone, should it not be killed.
+            drop(ours);
             super::end_child(&pidfd);
             opened.map(OwnedFd::from)
         }

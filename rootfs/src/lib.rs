@@ -8,14 +8,18 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod credentials;
 mod embedded;
 mod error;
 mod image;
 mod layer;
+mod login;
+mod manifest;
 mod merged;
 mod pull;
 mod reference;
 mod registries;
+mod registry;
 mod snapshot;
 mod store;
 mod tarball;

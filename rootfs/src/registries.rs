@@ -1,6 +1,7 @@
 //! `registries.toml`: how each registry is reached.
 //!
 //! ```toml
+//! credential_files = ["/root/.docker/config.json"]   # of docker or podman; left out: where those keep them; []: none
 //! ["docker.io"]
 //! mirrors = ["http://127.0.0.1:5000", "mirror.example/hub"]   # [scheme://]host[:port][/prefix]; asked first, in order
 //! fallback = true              # the registry itself is asked last; false: never
@@ -22,10 +23,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every registry that is not reached in the usual way, by host.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Registries(pub BTreeMap<String, Registry>);
+/// Every registry that is not reached in the usual way, by host, and where credentials are.
+#[derive(Clone, Debug, Default)]
+pub struct Registries {
+    pub by_host: BTreeMap<String, Registry>,
+    /// Files of docker or podman; `None`: where those programs keep them.
+    pub credential_files: Option<Vec<PathBuf>>,
+}
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -58,11 +62,18 @@ impl Registries {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             text => text.map_err(io_error("read", path))?,
         };
-        let mut registries: Self = toml::from_str(&text).map_err(|err| ImageError::Malformed {
-            what: path.display().to_string(),
-            why: err.to_string(),
-        })?;
-        for (name, registry) in &mut registries.0 {
+        let mut registries = Self::parse(&text)
+            .map_err(|why| ImageError::Malformed { what: path.display().to_string(), why })?;
+        for (name, registry) in &mut registries.by_host {
+            if let Some(mirror) = registry.mirrors.iter().find(|mirror| !is_mirror(mirror)) {
+                let why = format!("{name}: mirror {mirror:?} is not [http://|https://]host[:port][/prefix]");
+                return Err(ImageError::Malformed { what: path.display().to_string(), why });
+            }
+            let words = [registry.password.is_some(), registry.password_file.is_some()];
+            if words.iter().any(|given| *given) != registry.username.is_some() || words == [true, true] {
+                let why = format!("{name}: `username` goes with either `password` or `password_file`");
+                return Err(ImageError::Malformed { what: path.display().to_string(), why });
+            }
             if registry.fallback == Some(false) && registry.mirrors.is_empty() {
                 let why = format!("{name} has no mirrors and is not to be asked itself (fallback = false)");
                 return Err(ImageError::Malformed { what: path.display().to_string(), why });
@@ -75,9 +86,23 @@ impl Registries {
         Ok(registries)
     }
 
+    fn parse(text: &str) -> Result<Self, String> {
+        const FILES: &str = "credential_files";
+        let mut table: toml::Table = toml::from_str(text).map_err(|err| err.to_string())?;
+        let credential_files = table.remove(FILES).map(toml::Value::try_into).transpose();
+        let credential_files = credential_files.map_err(|err| format!("{FILES}: {}", err.message()))?;
+        let mut by_host = BTreeMap::new();
+        for (name, value) in table {
+            let registry =
+                value.try_into().map_err(|err: toml::de::Error| format!("{name}: {}", err.message()))?;
+            by_host.insert(name, registry);
+        }
+        Ok(Self { by_host, credential_files })
+    }
+
     /// The endpoints of a registry, in the order to ask them.
     pub fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
-        let own = self.0.get(registry);
+        let own = self.by_host.get(registry);
         let mut endpoints: Vec<Endpoint> =
             own.into_iter().flat_map(|own| &own.mirrors).map(|mirror| self.mirror(mirror)).collect();
         if own.and_then(|own| own.fallback).unwrap_or(true) {
@@ -98,12 +123,18 @@ impl Registries {
     }
 
     fn plain_http(&self, host: &str) -> bool {
-        self.0.get(host).and_then(|own| own.plain_http).unwrap_or_else(|| is_loopback(host))
+        self.by_host.get(host).and_then(|own| own.plain_http).unwrap_or_else(|| is_loopback(host))
     }
 }
 
+fn is_mirror(mirror: &str) -> bool {
+    let (scheme, rest) = mirror.split_once("://").unwrap_or(("https", mirror));
+    let host = rest.split('/').next().unwrap_or_default();
+    matches!(scheme, "http" | "https") && !host.is_empty() && !rest.contains(['@', '?', '#', ' '])
+}
+
 /// Registries on this host speak plain HTTP unless told otherwise, as for docker and containerd.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -125,7 +156,7 @@ mod tests {
     fn mirrors_come_first_and_typos_are_refused() {
         let text = "[\"docker.io\"]\nmirrors = [\"http://127.0.0.1:5000/\", \"m.example/hub\", \"localhost\"]\n\
             [\"only.example\"]\nmirrors = [\"p.example:80\"]\nfallback = false\n[\"p.example:80\"]\nplain_http = true\n";
-        let registries: Registries = toml::from_str(text).expect("valid");
+        let registries = Registries::parse(text).expect("valid");
         let row = |host: &str, prefix: &str, plain| (host.to_owned(), prefix.to_owned(), plain);
         let expected = [
             row("127.0.0.1:5000", "", true),
@@ -136,7 +167,6 @@ mod tests {
         assert_eq!(hosts(&registries, "docker.io"), expected);
         assert_eq!(hosts(&registries, "only.example"), [row("p.example:80", "", true)]);
         assert_eq!(hosts(&registries, "[::1]:5000"), [row("[::1]:5000", "", true)]);
-        assert!(toml::from_str::<Registries>("[\"x\"]\nmirrorz = []\n").is_err());
     }
 
     #[test]
@@ -148,12 +178,27 @@ mod tests {
             Registries::load(&path)
         };
         fs::write(dir.path().join("secret"), "word\n").expect("written");
-        let with_file = format!("[\"a\"]\npassword_file = \"{}/secret\"\n", dir.path().display());
-        assert_eq!(load(&with_file).expect("read").0["a"].password.as_deref(), Some("word"));
-        assert!(load("[\"a\"]\nfallback = false\n").is_err());
-        assert!(load("[\"a\"]\npassword_file = \"/nowhere\"\n").is_err());
-        assert!(
-            Registries::load(Path::new("/nowhere/registries.toml")).expect("absent is empty").0.is_empty()
-        );
+        let with_file =
+            format!("[\"a\"]\nusername = \"me\"\npassword_file = \"{}/secret\"\n", dir.path().display());
+        assert_eq!(load(&with_file).expect("read").by_host["a"].password.as_deref(), Some("word"));
+        let files = load("credential_files = [\"/x\"]\n[\"a\"]\n").expect("read");
+        assert_eq!((files.credential_files, files.by_host.len()), (Some(vec![PathBuf::from("/x")]), 1));
+        let cases = [
+            ("[\"a\"]\nfallback = false\n", "a has no mirrors"),
+            ("[\"a\"]\nmirrorz = []\n", "a: unknown field `mirrorz`"),
+            ("[\"a\"]\nmirrors = [\"ftp://b\"]\n", "mirror \"ftp://b\""),
+            ("[\"a\"]\nmirrors = [\"https://me:secret@b\"]\n", "mirror"),
+            ("[\"a\"]\nusername = \"me\"\n", "a: `username` goes with"),
+            ("[\"a\"]\nplain_http = 1\n", "a: invalid type"),
+            ("credential_files = 1\n", "credential_files: invalid type"),
+            ("a = [\n", "TOML parse error"),
+            ("[\"a\"]\nusername = \"me\"\npassword_file = \"/nowhere\"\n", "read /nowhere"),
+        ];
+        for (text, expected) in cases {
+            let error = load(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let absent = Registries::load(Path::new("/nowhere/registries.toml")).expect("absent is empty");
+        assert!(absent.by_host.is_empty() && absent.credential_files.is_none());
     }
 }

@@ -1,11 +1,13 @@
-//! `make bench`: how fast pods start, how much memory the daemons take, how fast the store writes; beside others, interleaved.
+//! `make bench`: how fast pods start, how fast images are pulled, how much memory the daemons take, how fast the store writes; beside others, interleaved.
 //!
 //! Prints Markdown tables of medians. Nothing here passes or fails: the machine decides what the numbers are.
 #![forbid(unsafe_code)]
 
+mod images;
 mod memory;
 mod pods;
 mod runtime;
+mod sample;
 mod writes;
 
 use tests::{Cluster, Options};
@@ -15,11 +17,14 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("runtime") => return runtime::measure(),
+        Some("pulls") => return images::measure(),
         Some("rss") => return runtime::print_rss(&words[1..]),
         _ => {}
     }
     println!("## One container that does nothing (medians)\n");
     runtime::table();
+    println!("\n## Pulling an image of 300 MB in eight layers, 800 MB unpacked (medians)\n");
+    images::table();
     let cluster = Cluster::start(Options::default());
     let idle = memory::daemons(&cluster);
     println!(

@@ -199,7 +199,7 @@ impl Source {
             } else {
                 let start = bytes.len();
                 bytes.extend(&self.chunks[random.below(self.chunks.len() as u64) as usize]);
-                for _ in 0..14 {
+                for _ in 0..8 {
                     bytes[start + random.below(CHUNK as u64) as usize] = random.below(256) as u8;
                 }
             }

@@ -349,6 +349,25 @@ fn credentials_go_to_their_registry_only() {
     );
 }
 
+#[test]
+fn credential_files_of_docker_are_used_and_their_faults_named() {
+    let (server, dir) = (Server::start(), tempfile::tempdir().expect("directory"));
+    server.put_image("latest", &[layer("f", b"x")]);
+    server.change("/v2/library/app/manifests/latest", |answer| answer.password = Some("bWU6c2VjcmV0"));
+    let file = dir.path().join("config.json");
+    let text = format!("credential_files = [{:?}]\n", file.display().to_string());
+    let store = ImageStore::open(&dir.path().join("state"), registries(&text)).expect("open");
+    let name = format!("{}/library/app", server.address);
+    let with = |auths: &str| {
+        fs::write(&file, format!("{{\"auths\": {{\"{}/library\": {auths}}}}}", server.address))
+            .expect("written");
+        pull(&store, &name, &[]).map_err(|err| err.to_string())
+    };
+    assert!(with("{}").expect_err("no password").contains("asks for a user name"));
+    assert!(with(r#"{"auth": "*"}"#).expect_err("refused").contains("auth is not base64"));
+    with(r#"{"auth": "bWU6c2VjcmV0"}"#).expect("pulled");
+}
+
 /// The process to kill is this test again, told by the environment which store to pull into.
 #[test]
 fn a_crash_in_the_middle_of_a_pull_leaves_nothing() {

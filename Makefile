@@ -58,7 +58,7 @@ vm: build test-setup
 	$(CARGO) test --locked --package tests --test vm -- --test-threads=1 --nocapture
 
 bench: build test-setup
-	./tests/setup-bench.sh
+	./tests/setup-bench.sh $(WHERRY_TEST_CACHE)
 	$(STATIC) $(CARGO) build --release --locked --package runtime --example floor --target $(HOST) --target-dir target/static
 	install -m 755 target/static/$(HOST)/release/examples/floor $(BIN)
 	$(CARGO) run --release --locked --package tests --bin bench

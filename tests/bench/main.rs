@@ -18,11 +18,13 @@ fn main() {
     match words.first().map(String::as_str) {
         Some("runtime") => return runtime::measure(),
         Some("pulls") => return images::measure(),
-        Some("rss") => return runtime::print_rss(&words[1..]),
+        Some("guest") => return runtime::guest_table(),
         _ => {}
     }
     println!("## One container that does nothing (medians)\n");
     runtime::table();
+    println!("\n### The same in a Debian 13 guest\n");
+    runtime::guest_table();
     println!("\n## Pulling an image of 300 MB in eight layers, 800 MB unpacked (medians)\n");
     images::table();
     let cluster = Cluster::start(Options::default());

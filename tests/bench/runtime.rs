@@ -1,21 +1,19 @@
-//! Containers from the command line: our runtime, the kernel's floor and crun, in turn.
+//! Containers from the command line: our runtime, the kernel's floor, crun, runc and youki, in turn, on this host and in a Debian guest.
 //!
 //! Runs in a mount namespace of its own, with cgroup v2 where crun looks for it and state on a tmpfs as /run is on other hosts; crun as released
-//! starts nothing beside cgroup v1, and without CAP_SYS_RESOURCE no container that lists devices, so none is listed.
+//! starts nothing beside cgroup v1, and without CAP_SYS_RESOURCE no container that lists devices, so none is listed. The seccomp profile and the masks
+//! are those that the installed podman sends along.
 
 use crate::median;
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sys::resource::{UsageWho, getrusage},
-};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use tests::clock;
+use tests::{clock, guest::Guest};
 
 const RUNS: usize = 60;
 
@@ -41,10 +39,10 @@ pub fn measure() {
     for (contender, (mut run, mut life)) in contenders.iter().zip(times) {
         let life = if life.is_empty() { "—".to_owned() } else { format!("{:.2} ms", median(&mut life)) };
         println!(
-            "| {} | {:.2} ms | {life} | {:.1} MB | {} | {:.1} MB |",
+            "| {} | {:.2} ms | {life} | {} | {} | {:.1} MB |",
             contender.name,
             median(&mut run),
-            rss(contender) / 1e3,
+            rss(contender),
             calls(contender),
             size(&contender.words[0]),
         );
@@ -78,11 +76,15 @@ fn contenders(dir: &Path, state: &Path) -> Vec<Contender> {
         run: ["run", "-b", &text(dir.to_path_buf()), &format!("bench-{name}")].map(str::to_owned).to_vec(),
         whole_life: true,
     };
-    let version = Command::new("crun").arg("--version").output();
-    let version =
-        version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let mut crun = of("crun", "crun".to_owned());
-    crun.name = format!("crun {}", version.split_whitespace().nth(2).unwrap_or_default());
+    let other = |program: String| {
+        let version = Command::new(&program).arg("--version").output();
+        let version =
+            version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let number = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        let number = number.unwrap_or_default().to_owned();
+        Contender { name: format!("{name} {number}"), ..of(&name, program) }
+    };
     let mut ours = of("wherry-runtime", text(tests::binaries().join("wherry-runtime")));
     ours.name = "wherry-runtime".to_owned();
     let floor = Contender {
@@ -92,7 +94,8 @@ fn contenders(dir: &Path, state: &Path) -> Vec<Contender> {
             .to_vec(),
         whole_life: false,
     };
-    vec![floor, ours, crun]
+    let youki = text(tests::cache().join("bin/youki"));
+    vec![floor, ours, other("crun".to_owned()), other("runc".to_owned()), other(youki)]
 }
 
 /// A container that does nothing, with what docker sends along: seven mounts, masks, a filter for three architectures.
@@ -114,9 +117,35 @@ fn bundle(dir: &Path) {
     config["process"]["args"] = json!(["/bin/true"]);
     config["process"]["rlimits"] = json!([]);
     config["linux"].as_object_mut().expect("an object").remove("resources");
-    config["linux"]["seccomp"]["architectures"] =
-        json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]);
+    let sent = sent_by_podman(dir);
+    for field in ["seccomp", "maskedPaths", "readonlyPaths"] {
+        config["linux"][field] = sent["linux"][field].clone();
+    }
     fs::write(path, config.to_string()).expect("written");
+}
+
+/// The config.json that podman hands to a runtime; this one keeps it and fails.
+fn sent_by_podman(dir: &Path) -> Value {
+    let own = dir.join("podman");
+    fs::create_dir(&own).expect("made");
+    let (kept, runtime) = (own.join("config.json"), own.join("runtime"));
+    let script = format!(
+        "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" != --bundle ] || cp \"$2/config.json\" {}; shift; done\nexit 1\n",
+        kept.display()
+    );
+    fs::write(&runtime, script).expect("written");
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let mut podman = Command::new("podman");
+    for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        podman.arg(flag).arg(own.join(name));
+    }
+    podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime"]).arg(&runtime);
+    podman.args(["run", "--rm", "--network", "none", "--rootfs"]).arg(dir.join("rootfs")).arg("/bin/true");
+    let output = podman.output().expect("podman runs");
+    let text = fs::read(&kept).unwrap_or_else(|_| {
+        panic!("podman made no config.json: {}", String::from_utf8_lossy(&output.stderr))
+    });
+    serde_json::from_slice(&text).expect("JSON")
 }
 
 fn timed(commands: &mut [Command]) -> f64 {
@@ -148,19 +177,17 @@ fn interleaved(contenders: &[Contender]) -> Vec<(Vec<f64>, Vec<f64>)> {
     times
 }
 
-/// Peak resident KiB of one run, by a process between whose only child it is.
-fn rss(contender: &Contender) -> f64 {
-    let exe = std::env::current_exe().expect("this program");
-    let output =
-        Command::new(exe).arg("rss").args(&contender.words).args(&contender.run).output().expect("runs");
-    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0.0)
-}
-
-/// `bench rss COMMAND...`
-pub fn print_rss(words: &[String]) {
-    let status = Command::new(&words[0]).args(&words[1..]).stdout(Stdio::null()).status().expect("runs");
-    assert!(status.success());
-    println!("{}", getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage").max_rss());
+/// Peak resident memory of one run, as time(1) has it: this program would add its own to what it starts (getrusage(2), vfork(2)).
+fn rss(contender: &Contender) -> String {
+    let timed = Command::new("/usr/bin/time")
+        .args(["-f", "%M"])
+        .args(&contender.words)
+        .args(&contender.run)
+        .stdin(Stdio::null())
+        .output();
+    let text = timed.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
+    let kib = text.lines().last().and_then(|line| line.trim().parse::<f64>().ok());
+    kib.map_or_else(|| "—".to_owned(), |kib| format!("{:.1} MB", kib * 1024.0 / 1e6))
 }
 
 fn calls(contender: &Contender) -> String {
@@ -188,4 +215,15 @@ pub fn table() {
     let status =
         Command::new("unshare").args(["-m", "--propagation", "private"]).arg(exe).arg("runtime").status();
     assert!(status.expect("unshare runs").success());
+}
+
+/// Prints the table for a Debian guest; emulated where the host has no KVM.
+pub fn guest_table() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let exe = std::env::current_exe().expect("this program");
+    for (from, name) in [(exe.as_path(), "bench"), (Path::new("/bin/busybox"), "busybox")] {
+        fs::copy(from, dir.path().join(name)).expect("copied");
+    }
+    let guest = Guest::boot(Some(dir.path()));
+    println!("{}", guest.run("WHERRY_BIN=/opt/wherry exec /mnt/bench runtime").ok().trim_end());
 }

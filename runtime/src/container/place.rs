@@ -72,13 +72,16 @@ impl Place {
         if let Some(resources) = resources(spec) {
             group.limit(resources)?;
         }
-        devices(&group, spec)?;
         Ok(Some(group))
     }
 
-    /// Moves the first process where systemd has it, and limits it there.
+    /// While the first process sets itself up: keeps devices from what it will run; moves it where systemd has it, and limits it there.
     pub fn join(&self, record: &mut Record, spec: &Spec) -> Result<(), ContainerError> {
-        let Self::Systemd(scope) = self else { return Ok(()) };
+        let scope = match self {
+            Self::Own(path) => return devices(&Cgroup::at(path), spec),
+            Self::Systemd(scope) => scope,
+            Self::Nowhere => return Ok(()),
+        };
         let listed = resources(spec).map(limits::properties).transpose()?.unwrap_or_default();
         record.cgroup = cgroup::absolute(&scope.start(record.pid, record.id.as_ref(), &listed)?)?;
         let group = Cgroup::at(&record.cgroup);

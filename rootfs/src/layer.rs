@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::{
     io::{self, BufRead, BufReader, Read},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -23,7 +24,6 @@ pub struct Unpacked {
     /// Of the bytes as they came.
     pub blob: String,
     /// Length of the plain archive.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
     pub bytes: u64,
 }
 
@@ -34,9 +34,16 @@ pub fn unpack(input: impl Read, target: &Path, limits: Limits) -> Result<Unpacke
     let bad = |err: io::Error| malformed("layer", err);
     // Archive headers and padding are at most as long as what a limit on entries and their names allows.
     let plain_bytes_max = limits.bytes_max.saturating_mul(2);
-    let mut packed = Hashed::new(input, u64::MAX);
+    let packed_bytes = AtomicU64::new(0);
+    let mut packed = Hashed::new(Counted { inner: input, bytes: &packed_bytes }, u64::MAX);
     let plain = {
-        let plain = Hashed::new(decompress(&mut packed).map_err(bad)?, plain_bytes_max);
+        let plain = Expansion {
+            inner: decompress(&mut packed).map_err(bad)?,
+            bytes: 0,
+            packed_bytes: &packed_bytes,
+            limits,
+        };
+        let plain = Hashed::new(plain, plain_bytes_max);
         let mut archive = Archive::new(BufReader::with_capacity(BUFFER_BYTES, plain));
         fill(&mut archive, target, limits)?;
         archive.into_inner().into_inner().finish().map_err(bad)?
@@ -90,6 +97,42 @@ impl<R: Read> Read for Hashed<R> {
         self.bytes += count as u64;
         if self.bytes > self.bytes_max {
             let message = format!("unpacks to more than {} bytes", self.bytes_max);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(count)
+    }
+}
+
+/// Tells the other end of decompression how far this one is.
+struct Counted<'a, R> {
+    inner: R,
+    bytes: &'a AtomicU64,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Plain bytes, as long as they are not out of all proportion to the packed ones.
+struct Expansion<'a, R> {
+    inner: R,
+    bytes: u64,
+    packed_bytes: &'a AtomicU64,
+    limits: Limits,
+}
+
+impl<R: Read> Read for Expansion<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bytes += count as u64;
+        let packed = self.packed_bytes.load(Ordering::Relaxed);
+        let most = packed.saturating_mul(self.limits.expansion_max).max(self.limits.expansion_free_bytes);
+        if self.bytes > most {
+            let message = format!("unpacks to more than {} times its size", self.limits.expansion_max);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(count)

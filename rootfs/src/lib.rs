@@ -21,6 +21,7 @@ mod reference;
 mod registries;
 mod registry;
 mod snapshot;
+mod sparse;
 mod store;
 mod tarball;
 mod unpack;
@@ -34,6 +35,13 @@ pub use registries::Registries;
 pub use snapshot::Snapshot;
 pub use store::ImageStore;
 pub use users::User;
+
+/// For tests and fuzzing of what layers may do: not part of what this library offers.
+#[doc(hidden)]
+pub use {
+    layer::{Unpacked, unpack as unpack_layer},
+    unpack::Limits,
+};
 
 /// The image that is part of this library.
 pub const HELLO_IMAGE: &str = "wherry.local/hello:latest";

@@ -1,8 +1,9 @@
 //! Reads tar archives as image layers have them: ustar, GNU long names, PAX (paths, links, ids, times, sizes, xattrs).
 //!
 //! Nothing in an archive is trusted: extension headers have a limit, sizes are only counters, names are bytes.
-//! Not here: what an entry may do to a directory ([`crate::unpack`]). Sparse entries are refused: no image builder writes them.
+//! Not here: what an entry may do to a directory ([`crate::unpack`]), the maps of sparse files ([`crate::sparse`]).
 
+use crate::sparse::{self, Region};
 use std::{
     ffi::OsString,
     io::{self, Read},
@@ -11,9 +12,9 @@ use std::{
 };
 use tar::{EntryType, Header};
 
-const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// Most bytes of one extension header (a long name, or PAX records).
-const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 /// One member of an archive; its content is read from the [`Archive`] before the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,10 @@ pub(crate) struct Entry {
     pub(crate) gid: u32,
     /// Modification time: seconds since the epoch and nanoseconds.
     pub(crate) mtime: (i64, i64),
+    /// Of the file, holes included.
     pub(crate) size: u64,
+    /// What of the file the content is, one after the other; `None`: all of it.
+    pub(crate) regions: Option<Vec<Region>>,
     /// (major, minor) of a device.
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(OsString, Vec<u8>)>,
@@ -46,13 +50,16 @@ pub(crate) enum Kind {
     Fifo,
 }
 
+/// A PAX record: key and value.
+type Record = (Vec<u8>, Vec<u8>);
+
 /// A stream of entries.
 pub(crate) struct Archive<R> {
     inner: R,
     /// Content of the current entry not read yet, and padding after it.
     left: u64,
     padding: u64,
-    global: Vec<(Vec<u8>, Vec<u8>)>,
+    global: Vec<Record>,
 }
 
 impl<R: Read> Archive<R> {
@@ -84,21 +91,54 @@ impl<R: Read> Archive<R> {
                     if let Some(link) = long_link {
                         entry.link = link;
                     }
-                    for (key, value) in self.global.iter().chain(&pax) {
-                        apply(&mut entry, key, value)?;
-                    }
-                    entry.kind = kind_of(kind, &mut entry)?;
-                    if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
-                        // Writers leave these fields blank for everything else.
-                        entry.device =
-                            (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
-                    }
-                    self.left = entry.size;
-                    self.padding = padding(entry.size);
-                    return Ok(Some(entry));
+                    return self.member(&header, entry, &pax).map(Some);
                 }
             }
         }
+    }
+
+    /// Adds to `entry` what `pax` and the kind of the member say, and gets ready to read its content.
+    fn member(&mut self, header: &Header, mut entry: Entry, pax: &[Record]) -> io::Result<Entry> {
+        let mut holes = None;
+        for (key, value) in self.global.iter().chain(pax) {
+            match key.strip_prefix(b"GNU.sparse.") {
+                Some(key) => holes.get_or_insert_with(sparse::Records::default).take(key, value)?,
+                None => apply(&mut entry, key, value)?,
+            }
+        }
+        if let Some(name) = holes.as_mut().and_then(|holes| holes.name.take()) {
+            entry.path = path(text(b"GNU.sparse.name", &name)?);
+        }
+        if [entry.uid, entry.gid].contains(&u32::MAX) {
+            // To chown(2) that is "leave it as it is".
+            return Err(bad("an owner does not fit 32 bits"));
+        }
+        let kind = header.entry_type();
+        entry.kind = kind_of(kind, &mut entry)?;
+        if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+            // Writers leave these fields blank for everything else.
+            entry.device = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+        }
+        self.left = entry.size;
+        self.padding = padding(entry.size);
+        if entry.kind != Kind::File {
+            return Ok(entry);
+        }
+        let regions = match (kind, header.as_gnu(), holes) {
+            (EntryType::GNUSparse, Some(gnu), _) => {
+                entry.size = gnu.real_size()?;
+                sparse::old_map(gnu, &mut self.inner)?
+            }
+            (EntryType::GNUSparse, None, _) => return Err(bad("a sparse file without its map")),
+            (_, _, Some(holes)) => {
+                entry.size = holes.size.unwrap_or(entry.size);
+                holes.map(self)?
+            }
+            _ => return Ok(entry),
+        };
+        sparse::check(&regions, entry.size, self.left)?;
+        entry.regions = Some(regions);
+        Ok(entry)
     }
 
     fn next_header(&mut self) -> io::Result<Option<Header>> {
@@ -164,7 +204,7 @@ impl<R: Read> Read for Archive<R> {
     }
 }
 
-fn bad(problem: &str) -> io::Error {
+pub(crate) fn bad(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
@@ -197,6 +237,7 @@ fn plain(header: &Header) -> io::Result<Entry> {
         gid: if blank(&old.gid) { 0 } else { id(header.gid()?)? },
         mtime: (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0),
         size: header.entry_size()?,
+        regions: None,
         device: (0, 0),
         xattrs: Vec::new(),
     })
@@ -206,14 +247,13 @@ fn kind_of(kind: EntryType, entry: &mut Entry) -> io::Result<Kind> {
     let kind = match kind {
         // Before POSIX a directory was a file whose name ends in a slash.
         EntryType::Regular if entry.path.as_os_str().as_encoded_bytes().ends_with(b"/") => Kind::Directory,
-        EntryType::Regular | EntryType::Continuous => Kind::File,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Symlink,
         EntryType::Link => Kind::HardLink,
         EntryType::Char => Kind::CharDevice,
         EntryType::Block => Kind::BlockDevice,
         EntryType::Fifo => Kind::Fifo,
-        EntryType::GNUSparse => return Err(bad("sparse entries are not supported")),
         other => {
             return Err(bad(&format!("entries of type {:?} are not supported", other.as_byte() as char)));
         }
@@ -226,7 +266,7 @@ fn kind_of(kind: EntryType, entry: &mut Entry) -> io::Result<Kind> {
 }
 
 /// Splits PAX records: `<length> <key>=<value>\n`, the length counting itself.
-fn records(content: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn records(content: &[u8]) -> io::Result<Vec<Record>> {
     let wrong = || bad("PAX header is malformed");
     let (mut records, mut rest) = (Vec::new(), content);
     while !rest.is_empty() {
@@ -243,25 +283,36 @@ fn records(content: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(records)
 }
 
-fn number<T: std::str::FromStr>(digits: &[u8]) -> io::Result<T> {
-    let text = std::str::from_utf8(digits).map_err(|_| bad("a number in a PAX header is malformed"))?;
-    text.parse().map_err(|_| bad("a number in a PAX header is malformed"))
+/// Decimal digits, after a minus where `T` has one.
+pub(crate) fn number<T: std::str::FromStr>(digits: &[u8]) -> io::Result<T> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'));
+    let number = text.and_then(|text| text.parse().ok());
+    number.ok_or_else(|| bad(&format!("{:?} is no number", String::from_utf8_lossy(digits))))
+}
+
+/// A value that the kernel is given as a string.
+fn text(key: &[u8], value: &[u8]) -> io::Result<Vec<u8>> {
+    if value.contains(&0) {
+        return Err(bad(&format!("PAX header {} has a NUL", String::from_utf8_lossy(key))));
+    }
+    Ok(value.to_vec())
 }
 
 fn apply(entry: &mut Entry, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+        entry.xattrs.push((OsString::from_vec(text(key, name)?), value.to_vec()));
+        return Ok(());
+    }
     match key {
-        b"path" => entry.path = path(value.to_vec()),
-        b"linkpath" => entry.link = path(value.to_vec()),
+        // POSIX: an empty value stands for the header's.
+        _ if value.is_empty() => {}
+        b"path" => entry.path = path(text(key, value)?),
+        b"linkpath" => entry.link = path(text(key, value)?),
         b"size" => entry.size = number(value)?,
         b"uid" => entry.uid = number(value)?,
         b"gid" => entry.gid = number(value)?,
         b"mtime" => entry.mtime = time(value)?,
-        _ if key.starts_with(b"GNU.sparse.") => return Err(bad("sparse entries are not supported")),
-        _ => {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                entry.xattrs.push((OsString::from_vec(name.to_vec()), value.to_vec()));
-            }
-        }
+        _ => {}
     }
     Ok(())
 }
@@ -371,7 +422,7 @@ mod tests {
             ("cut in the content", good[..700].to_vec()),
             ("checksum", flipped),
             ("a name of a terabyte", huge.as_bytes().to_vec()),
-            ("sparse", [member(EntryType::GNUSparse, b"s", b""), END.to_vec()].concat()),
+            ("sparse without a map", [member(EntryType::GNUSparse, b"s", b""), END.to_vec()].concat()),
             ("PAX length", [member(EntryType::XHeader, b"x", b"99999 a=b\n"), END.to_vec()].concat()),
         ];
         for (name, bytes) in cases {

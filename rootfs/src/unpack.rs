@@ -30,7 +30,7 @@ use runtime_sys::path::{make_dirs_in_root, open_in_root};
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -46,16 +46,22 @@ pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// How much one layer may hold.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Of all file contents together.
-    pub(crate) bytes_max: u64,
-    pub(crate) entries_max: u64,
+pub struct Limits {
+    /// Of all file contents together, holes included.
+    pub bytes_max: u64,
+    pub entries_max: u64,
+    /// How many times as long as the packed layer the plain one may be...
+    pub expansion_max: u64,
+    /// ...once it is longer than this.
+    pub expansion_free_bytes: u64,
 }
 
 impl Default for Limits {
     /// Far above real images (the largest layers known are some 30 GB), far below what fills a host by accident.
+    /// A file of nothing but zeros, gzipped, expands 1030 times; that is fine up to the size of a small disk image.
     fn default() -> Self {
-        Self { bytes_max: 64 << 30, entries_max: 4_000_000 }
+        let expansion_free_bytes = 1 << 30;
+        Self { bytes_max: 64 << 30, entries_max: 4_000_000, expansion_max: 1000, expansion_free_bytes }
     }
 }
 
@@ -180,19 +186,32 @@ impl Target {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let mut file = File::from(file.map_err(|err| failed("make file", entry, err.into()))?);
-        // Archive and disk errors are told apart: the first is the image's fault, the second this host's.
-        loop {
-            let count = content.read(&mut self.buffer).map_err(unreadable)?;
-            if count == 0 {
-                break;
+        match &entry.regions {
+            None => self.copy(entry, content, &mut file)?,
+            Some(regions) => {
+                for region in regions {
+                    file.seek(SeekFrom::Start(region.offset)).map_err(|err| failed("write", entry, err))?;
+                    self.copy(entry, &mut content.by_ref().take(region.length), &mut file)?;
+                }
+                file.set_len(entry.size).map_err(|err| failed("write", entry, err))?;
             }
-            file.write_all(&self.buffer[..count]).map_err(|err| failed("write", entry, err))?;
         }
         own(entry, &file)
             .and_then(|()| {
                 Ok(futimens(&file, &TimeSpec::new(entry.mtime.0, entry.mtime.1), &times(entry).1)?)
             })
             .map_err(|err| failed("set attributes of", entry, err))
+    }
+
+    fn copy(&mut self, entry: &Entry, content: &mut impl Read, file: &mut File) -> Result<(), ImageError> {
+        // Archive and disk errors are told apart: the first is the image's fault, the second this host's.
+        loop {
+            let count = content.read(&mut self.buffer).map_err(unreadable)?;
+            if count == 0 {
+                return Ok(());
+            }
+            file.write_all(&self.buffer[..count]).map_err(|err| failed("write", entry, err))?;
+        }
     }
 
     fn hard_link(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), ImageError> {
@@ -270,8 +289,11 @@ fn clean(entry: &Entry, path: &Path) -> Result<PathBuf, ImageError> {
     Ok(clean)
 }
 
+/// Names come from the image: what they hold is not for a terminal, nor are a megabyte of them for a log.
 fn refuse(entry: &Entry, problem: impl ToString) -> ImageError {
-    malformed(format!("layer: {}", entry.path.display()), problem)
+    let name = entry.path.as_os_str().as_bytes();
+    let (shown, more) = if name.len() > 256 { (&name[..256], "...") } else { (name, "") };
+    malformed(format!("layer: {}{more}", shown.escape_ascii()), problem)
 }
 
 /// An operation the kernel refused: because of what the entry is, or because of this host.
@@ -284,6 +306,9 @@ fn failed(what: &'static str, entry: &Entry, source: io::Error) -> ImageError {
         Errno::EEXIST,
         Errno::EXDEV,
         Errno::EINVAL,
+        // Attributes: a value, a name.
+        Errno::E2BIG,
+        Errno::ERANGE,
     ];
     match source.raw_os_error().map(Errno::from_raw) {
         Some(errno) if of_the_entry.contains(&errno) => refuse(entry, format!("cannot {what} it: {source}")),
@@ -552,7 +577,7 @@ mod tests {
             let (_dir, done) = try_unpack(rows, Limits::default());
             assert!(matches!(done, Err(ImageError::Malformed { .. })), "{name}: {done:?}");
         }
-        let limits = Limits { bytes_max: 10, entries_max: 3 };
+        let limits = Limits { bytes_max: 10, entries_max: 3, ..Limits::default() };
         let (_dir, big) = try_unpack(&[(T::Regular, b"x", b"", &deep, NO_PAX)], limits);
         let (_dir, many) =
             try_unpack(&[(T::Regular, b"x".as_slice(), b"".as_slice(), b"".as_slice(), NO_PAX); 4], limits);

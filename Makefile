@@ -41,6 +41,8 @@ test: check tidy unit e2e vm
 check: toolchain
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	# Outside the workspace, so that it does not rot.
+	$(CARGO) clippy --locked --manifest-path rootfs/fuzz/Cargo.toml --target-dir target -- -D warnings
 
 unit: toolchain test-setup
 	$(CARGO) test --workspace --exclude tests

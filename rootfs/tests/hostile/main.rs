@@ -2,6 +2,7 @@
 
 mod archive;
 mod corpus;
+mod mutation;
 mod records;
 mod streams;
 

@@ -1,7 +1,7 @@
 //! Images: names, registries, a content store, layers, and the writable layer of each container.
 //!
 //! On disk, below `<state>`: `images/<manifest digest>.json` (names, config, layers), `layers/<diff id>/` (unpacked once, never changed),
-//! `snapshots/<container>/{upper,work,root}`, `staging/` (what is being made; emptied at start).
+//! `snapshots/<container>/{upper,work,root}`, `used/<manifest digest>` (when it was last used), `staging/` (what is being made; emptied at start).
 //!
 //! Invariants: what is under `layers/` and `images/` is whole and verified, because it is renamed there after it was synced; nothing is mounted on the
 //! host: a container's overlay is mounted in its own mount namespace by the runtime.
@@ -11,6 +11,7 @@ mod archive;
 mod credentials;
 mod embedded;
 mod error;
+mod gc;
 mod image;
 mod layer;
 mod login;
@@ -25,9 +26,11 @@ mod sparse;
 mod store;
 mod tarball;
 mod unpack;
+mod usage;
 mod users;
 
 pub use error::ImageError;
+pub use gc::{Collected, Disk, Policy};
 pub use image::Image;
 pub use pull::{Credential, Progress};
 pub use reference::Reference;

@@ -62,7 +62,7 @@ impl Drop for Pin {
 impl ImageStore {
     /// Opens the store below `state_dir`, making what is missing and removing what a crash left half done. Blocks.
     pub fn open(state_dir: &Path, registries: Registries) -> Result<Self, ImageError> {
-        for dir in ["images", "layers", "layers/empty", "snapshots"] {
+        for dir in ["images", "layers", "layers/empty", "snapshots", "used"] {
             let path = state_dir.join(dir);
             fs::create_dir_all(&path).map_err(io_error("create", path))?;
         }
@@ -85,6 +85,7 @@ impl ImageStore {
         let store = Self { inner: Arc::new(inner) };
         embedded::install(&store)?;
         store.remove_unused_layers()?;
+        store.remove_stale_marks(store.inner.images.lock().expect("no panic while locked").values())?;
         Ok(store)
     }
 
@@ -135,9 +136,7 @@ impl ImageStore {
             return Err(ImageError::InUse { reference: reference.to_owned(), by: by.clone() });
         }
         if last {
-            let path = self.record_path(&digest);
-            fs::remove_file(&path).map_err(io_error("remove", path))?;
-            images.remove(&digest);
+            self.forget(&mut images, &digest)?;
             drop(images);
             self.remove_unused_layers()?;
         } else {
@@ -148,28 +147,45 @@ impl ImageStore {
         Ok(digest)
     }
 
+    /// Takes an image away for good; its layers are for [`Self::remove_unused_layers`].
+    pub(crate) fn forget(
+        &self,
+        images: &mut BTreeMap<String, Record>,
+        digest: &str,
+    ) -> Result<(), ImageError> {
+        let path = self.record_path(digest);
+        fs::remove_file(&path).map_err(io_error("remove", path))?;
+        images.remove(digest);
+        // One that stays is removed when the store is opened again.
+        let _ = fs::remove_file(self.used_path(digest));
+        Ok(())
+    }
+
     /// Layers that no image names go.
-    fn remove_unused_layers(&self) -> Result<(), ImageError> {
-        let images = self.inner.images.lock().expect("no panic while locked");
-        let pinned = self.inner.pinned.lock().expect("no panic while locked");
-        let used: BTreeSet<&str> = images
-            .values()
-            .flat_map(|record| &record.diff_ids)
-            .chain(pinned.keys())
-            .map(String::as_str)
-            .chain([NO_LAYERS])
-            .collect();
-        let layers = self.inner.root.join("layers");
-        for entry in fs::read_dir(&layers).map_err(io_error("list", &layers))?.flatten() {
-            if !used.contains(entry.file_name().to_string_lossy().as_ref()) {
-                // Moved away first: half a layer must never stand under its name.
-                let doomed = self.stage();
-                fs::rename(entry.path(), &doomed)
-                    .and_then(|()| fs::remove_dir_all(&doomed))
-                    .map_err(io_error("remove", entry.path()))?;
+    pub(crate) fn remove_unused_layers(&self) -> Result<(), ImageError> {
+        let mut doomed = Vec::new();
+        {
+            let images = self.inner.images.lock().expect("no panic while locked");
+            let pinned = self.inner.pinned.lock().expect("no panic while locked");
+            let used: BTreeSet<&str> = images
+                .values()
+                .flat_map(|record| &record.diff_ids)
+                .chain(pinned.keys())
+                .map(String::as_str)
+                .chain([NO_LAYERS])
+                .collect();
+            let layers = self.inner.root.join("layers");
+            for entry in fs::read_dir(&layers).map_err(io_error("list", &layers))?.flatten() {
+                if !used.contains(entry.file_name().to_string_lossy().as_ref()) {
+                    // Moved away first: half a layer must never stand under its name.
+                    let staged = self.stage();
+                    fs::rename(entry.path(), &staged).map_err(io_error("remove", entry.path()))?;
+                    doomed.push(staged);
+                }
             }
         }
-        Ok(())
+        // Without the locks: a large layer takes its time.
+        doomed.into_iter().try_for_each(|path| fs::remove_dir_all(&path).map_err(io_error("remove", path)))
     }
 
     pub(crate) fn has_layer(&self, diff_id: &str) -> bool {
@@ -248,11 +264,12 @@ impl ImageStore {
         let text = serde_json::to_vec(record).map_err(|err| crate::error::malformed("image record", err))?;
         let written = fs::write(&staged, text)
             .and_then(|()| File::open(&staged)?.sync_all())
-            .and_then(|()| fs::rename(&staged, &path));
+            .and_then(|()| fs::rename(&staged, &path))
+            .and_then(|()| File::open(self.inner.root.join("images"))?.sync_all());
         written.map_err(io_error("write", path))
     }
 
-    fn record_path(&self, digest: &str) -> PathBuf {
+    pub(crate) fn record_path(&self, digest: &str) -> PathBuf {
         self.inner.root.join("images").join(format!("{}.json", hex(digest).unwrap_or_default()))
     }
 

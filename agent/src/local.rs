@@ -2,6 +2,7 @@
 
 use crate::{
     host::Host,
+    image_gc,
     node::Input,
     streams::{self, Target},
 };
@@ -47,7 +48,7 @@ async fn answer(
         LocalRequest::Pull { reference } => return pull(stream, &host, &reference).await,
         LocalRequest::Import { path, name } => import(&host, path, name).await,
         LocalRequest::RemoveImage { reference } => {
-            let users = users(&targets(&inputs).await);
+            let users = image_gc::users(&host, &targets(&inputs).await);
             let store = host.images.clone();
             let removed = tokio::task::spawn_blocking(move || store.remove(&reference, &users)).await;
             match removed {
@@ -67,7 +68,7 @@ async fn answer(
     codec::aio::write_frame(&mut stream, &reply).await
 }
 
-async fn targets(inputs: &mpsc::UnboundedSender<Input>) -> Vec<Target> {
+pub async fn targets(inputs: &mpsc::UnboundedSender<Input>) -> Vec<Target> {
     let (ask, asked) = oneshot::channel();
     // Without its node the agent is about to end.
     let _ = inputs.send(Input::Targets(ask));
@@ -110,23 +111,6 @@ fn info(target: &Target) -> PodInfo {
         ip: status.as_ref().and_then(|status| status.pod_ip),
         containers: containers.map(container).collect(),
     }
-}
-
-/// (image digest, pod and container) of everything that is not over.
-fn users(targets: &[Target]) -> Vec<(String, String)> {
-    let mut users = Vec::new();
-    for target in targets {
-        let status = target.status.borrow();
-        for container in
-            status.iter().flat_map(|status| status.init_containers.iter().chain(&status.containers))
-        {
-            if let Some((_, digest)) = container.image_id.rsplit_once('@') {
-                users
-                    .push((digest.to_owned(), format!("pod {}/{}", target.spec.namespace, target.spec.name)));
-            }
-        }
-    }
-    users
 }
 
 async fn pull(mut stream: UnixStream, host: &Host, name: &str) -> Result<(), codec::CodecError> {

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod clock;
 mod host;
+mod image_gc;
 mod local;
 mod logs;
 mod monitor;
@@ -67,6 +68,8 @@ struct Args {
     /// Mirrors, credentials and exceptions of image registries
     #[arg(long, default_value = "/etc/wherry/registries.toml", value_name = "FILE")]
     registries: PathBuf,
+    #[command(flatten)]
+    image_gc: image_gc::Options,
     /// Run pods with limits also where cgroup v2 cannot enforce them
     #[arg(long)]
     allow_unenforced_limits: bool,
@@ -97,6 +100,10 @@ fn main() -> ExitCode {
     let Ok(filter) = filter.inspect_err(|err| eprintln!("wherry-agent: --log {:?}: {err}", args.log)) else {
         return ExitCode::from(2);
     };
+    if let Err(why) = args.image_gc.policy() {
+        eprintln!("wherry-agent: {why}");
+        return ExitCode::from(2);
+    }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(args))) {
@@ -109,6 +116,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    let policy = args.image_gc.policy().map_err(anyhow::Error::msg)?;
     for dir in [&args.run_dir, &args.state_dir, &args.log_dir] {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
@@ -119,6 +127,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let listener = listen(&args.run_dir.join("agent.sock"))?;
     let node = node::Node::start(host.clone(), report.clone(), args.scheduler.clone()).await;
     tokio::spawn(local::serve(listener, host.clone(), inputs.clone()));
+    tokio::spawn(image_gc::run(host.clone(), report.clone(), inputs.clone(), policy, args.image_gc));
     tokio::spawn(session::run(args.scheduler, host, report, inputs));
     if let Err(err) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::warn!(error = %err, "readiness was not told");

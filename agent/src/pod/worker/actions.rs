@@ -246,7 +246,13 @@ async fn image(
         reason: "InvalidImageName",
         message: format!("Failed to apply default image tag \"{name}\": {err}"),
     })?;
-    let present = host.images.resolve(&reference);
+    let mut present = host.images.resolve(&reference);
+    if let Some(image) = &present
+        // Garbage collection may just have taken it; from here on it leaves it alone.
+        && !mark_used(host, image)?
+    {
+        present = None;
+    }
     // What is built in has no registry to be newer in.
     let built_in = reference.registry == "wherry.local";
     match (present, policy) {
@@ -264,6 +270,11 @@ async fn image(
         message: format!("failed to pull and unpack image \"{reference}\": {}", crate::chain(&err)),
     };
     pulled.map(|image| (image, true)).map_err(failed)
+}
+
+fn mark_used(host: &Host, image: &Image) -> Result<bool, ImageFailure> {
+    let marked = host.images.mark_used(&image.digest, now_ns() / SECOND_NS);
+    marked.map_err(|err| ImageFailure { reason: "ErrImagePull", message: crate::chain(&err) })
 }
 
 /// One run of a container, from image to started program.

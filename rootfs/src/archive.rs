@@ -1,16 +1,17 @@
-//! Taking images from files: an OCI layout (directory or tar) or what `docker save` writes.
+//! Taking images from files: an OCI layout (directory or tar) or what `docker save` writes, plain, gzip or zstd.
 
 use crate::{
     Image, ImageError, ImageStore, Reference,
     error::{io_error, malformed},
-    image::{Record, hex, parse_config},
-    layer::to_hex,
+    image::{Record, architecture, hex, parse_config},
+    layer::{decompress, to_hex},
     store::verify,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
+    io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
@@ -23,11 +24,20 @@ impl ImageStore {
         if path.is_dir() {
             return self.import_dir(path, path, name);
         }
+        let file = File::open(path).map_err(io_error("open", path))?;
+        self.import_stream(file, path, name)
+    }
+
+    /// The same from an archive's bytes, plain or packed with gzip or zstd; they are read to their end. `given`: what they are called in errors.
+    pub fn import_stream(
+        &self,
+        input: impl Read,
+        given: &Path,
+        name: Option<&str>,
+    ) -> Result<Vec<Image>, ImageError> {
         let staged = self.stage();
         fs::create_dir(&staged).map_err(io_error("create", &staged))?;
-        let unpacked =
-            File::open(path).map_err(io_error("open", path)).and_then(|file| unpack(file, path, &staged));
-        let images = unpacked.and_then(|()| self.import_dir(&staged, path, name));
+        let images = unpack(input, given, &staged).and_then(|()| self.import_dir(&staged, given, name));
         // Staging is emptied at the next start at the latest.
         let _ = fs::remove_dir_all(&staged);
         images
@@ -150,15 +160,6 @@ impl ImageStore {
     }
 }
 
-/// As image-spec names this machine's architecture.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 fn read_json(path: &Path) -> Result<Value, ImageError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     serde_json::from_slice(&bytes).map_err(|err| malformed(path.display().to_string(), err))
@@ -190,14 +191,14 @@ fn inside(dir: &Path, path: &str) -> Result<PathBuf, ImageError> {
 }
 
 /// Unpacks the regular files of an archive of images; links of `docker save` become copies.
-fn unpack(file: File, given: &Path, target: &Path) -> Result<(), ImageError> {
+fn unpack(input: impl Read, given: &Path, target: &Path) -> Result<(), ImageError> {
     let bad = |err: std::io::Error| {
         // tar quotes what it could not read, which may be anything.
         let why = err.to_string();
         let why = why.lines().next().unwrap_or_default();
         malformed(given.display().to_string(), format!("is not a tar archive of images: {why}"))
     };
-    let mut archive = tar::Archive::new(file);
+    let mut archive = tar::Archive::new(decompress(input).map_err(bad)?);
     for entry in archive.entries().map_err(bad)? {
         let mut entry = entry.map_err(bad)?;
         // unpack_in refuses paths and links that lead out.
@@ -205,5 +206,7 @@ fn unpack(file: File, given: &Path, target: &Path) -> Result<(), ImageError> {
             entry.unpack_in(target).map_err(bad)?;
         }
     }
+    // What follows is padding, and with it the checksum of a packed archive.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(bad)?;
     Ok(())
 }

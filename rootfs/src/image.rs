@@ -32,6 +32,9 @@ pub struct Config {
     pub stop_signal: String,
     /// RFC 3339, or empty.
     pub created: String,
+    /// The whole configuration as it came (JSON); empty in a store of an older version.
+    #[serde(default)]
+    pub whole: String,
 }
 
 /// `images/<digest>.json`.
@@ -69,6 +72,7 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<(Config, Vec<String>), ImageE
         working_dir: text(&config["WorkingDir"]),
         stop_signal: text(&config["StopSignal"]),
         created: text(&value["created"]),
+        whole: String::from_utf8_lossy(bytes).into_owned(),
     };
     Ok((config, diff_ids))
 }
@@ -77,4 +81,13 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<(Config, Vec<String>), ImageE
 pub(crate) fn hex(digest: &str) -> Option<&str> {
     let hex = digest.strip_prefix("sha256:")?;
     (hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))).then_some(hex)
+}
+
+/// As image-spec names this machine's architecture.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }

@@ -57,7 +57,7 @@ pub fn to_hex(hash: Sha256) -> String {
 }
 
 /// The plain bytes of a blob.
-fn decompress<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut blob = BufReader::with_capacity(BUFFER_BYTES, blob);
     let start = blob.fill_buf()?;
     Ok(match start {

@@ -37,6 +37,9 @@ pub(crate) struct Inner {
     staged: AtomicU64,
 }
 
+/// Fewest digits of a digest that stand for the whole of it.
+const DIGITS_MIN: usize = 8;
+
 /// What an image without layers lies on: an empty directory in `layers/`.
 const NO_LAYERS: &str = "empty";
 
@@ -117,21 +120,10 @@ impl ImageStore {
 
     /// Takes a name away, or with a digest the image with all its names. `users` are (image digest, container) pairs that keep images.
     pub fn remove(&self, reference: &str, users: &[(String, String)]) -> Result<String, ImageError> {
-        let not_found = || ImageError::NotFound { reference: reference.to_owned() };
         let mut images = self.inner.images.lock().expect("no panic while locked");
-        let by_digest = images.get(reference).map(|record| record.digest.clone());
-        let name =
-            if by_digest.is_some() { String::new() } else { reference.parse::<Reference>()?.to_string() };
-        let digest = match by_digest {
-            Some(digest) => digest,
-            None => images
-                .values()
-                .find(|record| record.names.contains(&name))
-                .map(|record| record.digest.clone())
-                .ok_or_else(not_found)?,
-        };
-        let record = images.get_mut(&digest).ok_or_else(not_found)?;
-        let last = name.is_empty() || record.names.len() == 1;
+        let (digest, name) = find(&images, reference)?;
+        let record = images.get_mut(&digest).expect("found");
+        let last = name.is_none() || record.names.len() == 1;
         if let (true, Some((_, by))) = (last, users.iter().find(|(used, _)| *used == digest)) {
             return Err(ImageError::InUse { reference: reference.to_owned(), by: by.clone() });
         }
@@ -140,7 +132,7 @@ impl ImageStore {
             drop(images);
             self.remove_unused_layers()?;
         } else {
-            record.names.retain(|have| *have != name);
+            record.names.retain(|have| Some(have) != name.as_ref());
             let record = record.clone();
             self.write_record(&record)?;
         }
@@ -300,7 +292,7 @@ impl ImageStore {
         lower
     }
 
-    fn image(&self, record: &Record) -> Image {
+    pub(crate) fn image(&self, record: &Record) -> Image {
         Image {
             names: record.names.clone(),
             digest: record.digest.clone(),
@@ -325,6 +317,25 @@ fn load(state_dir: &Path) -> Result<BTreeMap<String, Record>, ImageError> {
         }
     }
     Ok(images)
+}
+
+/// The digest of the image that `reference` means, with the name if it is one: a name, a digest, or the beginning of a digest.
+pub(crate) fn find(
+    images: &BTreeMap<String, Record>,
+    reference: &str,
+) -> Result<(String, Option<String>), ImageError> {
+    let not_found = || ImageError::NotFound { reference: reference.to_owned() };
+    if reference.strip_prefix("sha256:").is_some_and(|digits| digits.len() >= DIGITS_MIN) {
+        let mut fitting = images.keys().filter(|digest| digest.starts_with(reference));
+        let digest = fitting.next().ok_or_else(not_found)?;
+        if fitting.next().is_some() {
+            return Err(crate::error::malformed(reference, "is the beginning of more than one digest"));
+        }
+        return Ok((digest.clone(), None));
+    }
+    let name = reference.parse::<Reference>()?.to_string();
+    let record = images.values().find(|record| record.names.contains(&name)).ok_or_else(not_found)?;
+    Ok((record.digest.clone(), Some(name)))
 }
 
 /// Compares a digest (`sha256:…`) with the hexadecimal one of what came.

@@ -39,9 +39,9 @@ use std::{
 };
 use xattr::FileExt;
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const BUFFER_BYTES: usize = 128 << 10;
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// How much one layer may hold.
@@ -354,7 +354,7 @@ fn own(entry: &Entry, file: &File) -> io::Result<()> {
 }
 
 /// Attributes that images carry for their programs.
-fn is_welcome(name: &OsString) -> bool {
+pub(crate) fn is_welcome(name: &OsString) -> bool {
     let name = name.as_bytes();
     name == b"security.capability"
         || name.starts_with(b"system.posix_acl_")

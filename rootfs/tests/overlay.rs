@@ -4,7 +4,7 @@ mod archives;
 
 use archives::{archive, save};
 use rootfs::{ImageStore, Registries};
-use std::{fs, process::Command};
+use std::process::Command;
 
 #[test]
 fn layers_whiteouts_and_equal_layers_mount() {

@@ -2,16 +2,11 @@
 
 use crate::{
     host::Host,
-    image_gc,
+    image_gc, images,
     node::Input,
     streams::{self, Target},
 };
-use agent_protocol::{
-    ContainerState, ImageInfo, LocalReply, LocalRequest, MAGIC, PodInfo, PullProgress, VERSIONS,
-};
-use rootfs::Reference;
-use std::sync::Arc;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use agent_protocol::{ContainerState, LocalReply, LocalRequest, MAGIC, PodInfo, VERSIONS};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -43,20 +38,28 @@ async fn answer(
     codec::aio::exchange(&mut stream, MAGIC, &VERSIONS).await?;
     let request: LocalRequest = codec::aio::read_frame(&mut stream).await?;
     let reply = match request {
-        LocalRequest::Images => LocalReply::Images(images(&host)),
+        LocalRequest::Images => images::list(&host),
         LocalRequest::Pods => LocalReply::Pods(targets(&inputs).await.iter().map(info).collect()),
-        LocalRequest::Pull { reference } => return pull(stream, &host, &reference).await,
-        LocalRequest::Import { path, name } => import(&host, path, name).await,
+        LocalRequest::Pull { reference } => return images::pull(stream, &host, &reference).await,
+        LocalRequest::Import { path, name } => images::import(&host, path, name).await,
         LocalRequest::RemoveImage { reference } => {
             let users = image_gc::users(&host, &targets(&inputs).await);
-            let store = host.images.clone();
-            let removed = tokio::task::spawn_blocking(move || store.remove(&reference, &users)).await;
-            match removed {
-                Ok(Ok(digest)) => LocalReply::Done(format!("removed {digest}")),
-                Ok(Err(err)) => LocalReply::Failed(crate::chain(&err)),
-                Err(err) => LocalReply::Failed(err.to_string()),
-            }
+            images::blocking(&host, move |store| store.remove(&reference, &users))
+                .await
+                .map_or_else(LocalReply::Failed, |digest| LocalReply::Done(format!("removed {digest}")))
         }
+        LocalRequest::InspectImage { reference } => {
+            let users = image_gc::users(&host, &targets(&inputs).await);
+            images::inspect(&host, reference, &users).await
+        }
+        LocalRequest::PruneImages { all } => {
+            let used = image_gc::used(&host, &targets(&inputs).await);
+            images::prune(&host, all, used).await
+        }
+        LocalRequest::ExportImage { reference, format } => {
+            return images::export(stream, &host, reference, format).await;
+        }
+        LocalRequest::ImportStream { name } => return images::import_stream(stream, &host, name).await,
         LocalRequest::Stream(request) => {
             let all = targets(&inputs).await;
             let target = all.into_iter().find(|target| target.spec.uid == streams::pod_of(&request));
@@ -85,18 +88,6 @@ async fn drain(inputs: &mpsc::UnboundedSender<Input>, grace_s: u32) -> LocalRepl
     }
 }
 
-fn images(host: &Host) -> Vec<ImageInfo> {
-    let seconds =
-        |text: &str| OffsetDateTime::parse(text, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp);
-    let info = |image: rootfs::Image| ImageInfo {
-        names: image.names,
-        digest: image.digest,
-        size_bytes: image.size_bytes,
-        created_s: seconds(&image.config.created),
-    };
-    host.images.list().into_iter().map(info).collect()
-}
-
 fn info(target: &Target) -> PodInfo {
     let status = target.status.borrow();
     let containers = status.iter().flat_map(|status| &status.containers);
@@ -110,47 +101,5 @@ fn info(target: &Target) -> PodInfo {
         phase: status.as_ref().map_or(agent_protocol::Phase::Pending, |status| status.phase),
         ip: status.as_ref().and_then(|status| status.pod_ip),
         containers: containers.map(container).collect(),
-    }
-}
-
-async fn pull(mut stream: UnixStream, host: &Host, name: &str) -> Result<(), codec::CodecError> {
-    let (told, mut progress) = mpsc::unbounded_channel::<PullProgress>();
-    let report = Arc::new(move |step: rootfs::Progress| {
-        let step = PullProgress {
-            item: step.digest,
-            state: step.state.to_owned(),
-            bytes: step.bytes,
-            bytes_total: step.bytes_total,
-        };
-        // Whoever watched may have gone; the pull goes on.
-        let _ = told.send(step);
-    });
-    let pulling = async {
-        let reference: Reference = name.parse()?;
-        host.images.pull(&reference, &[], report).await
-    };
-    tokio::pin!(pulling);
-    let reply = loop {
-        tokio::select! {
-            biased;
-            Some(step) = progress.recv() => codec::aio::write_frame(&mut stream, &LocalReply::Progress(step)).await?,
-            done = &mut pulling => break match done {
-                Ok(image) => LocalReply::Done(format!("{} {}", image.names.join(" "), image.digest)),
-                Err(err) => LocalReply::Failed(crate::chain(&err)),
-            },
-        }
-    };
-    codec::aio::write_frame(&mut stream, &reply).await
-}
-
-async fn import(host: &Host, path: std::path::PathBuf, name: Option<String>) -> LocalReply {
-    let store = host.images.clone();
-    match tokio::task::spawn_blocking(move || store.import(&path, name.as_deref())).await {
-        Ok(Ok(images)) => {
-            let names: Vec<String> = images.into_iter().flat_map(|image| image.names).collect();
-            LocalReply::Done(format!("imported {}", names.join(", ")))
-        }
-        Ok(Err(err)) => LocalReply::Failed(crate::chain(&err)),
-        Err(err) => LocalReply::Failed(err.to_string()),
     }
 }

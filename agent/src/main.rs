@@ -8,6 +8,7 @@ mod checkpoint;
 mod clock;
 mod host;
 mod image_gc;
+mod images;
 mod local;
 mod logs;
 mod monitor;

@@ -20,7 +20,7 @@ mod service;
 mod status;
 mod stream;
 
-pub use local::{ImageInfo, LocalReply, LocalRequest, PodInfo, PullProgress};
+pub use local::{ImageDetails, ImageFormat, ImageInfo, LocalReply, LocalRequest, PodInfo, PullProgress};
 pub use node::{ClusterConfig, LimitsEnforced, NodeInfo, NodeStatus};
 pub use pod::{
     Container, Deletion, DownwardField, EmptyDirMedium, EnvValue, EnvVar, File, FileContent, Handler,

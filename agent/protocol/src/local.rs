@@ -21,6 +21,22 @@ pub enum LocalRequest {
     Stream(StreamRequest),
     /// Stop every pod and forget the desired state (`ctl down`); `Progress` while pods stop, then `Done`.
     Drain { grace_s: u32 },
+    /// Answered by [`LocalReply::Image`]. A name, a digest, or eight or more digits of one (`sha256:…`).
+    InspectImage { reference: String },
+    /// Remove images that nothing uses: those without a name, or every one. Answered by [`LocalReply::Pruned`].
+    PruneImages { all: bool },
+    /// [`LocalReply::Data`] as often as it takes, then `Done`. The archive is whole only after `Done`.
+    ExportImage { reference: String, format: ImageFormat },
+    /// Import from [`crate::StreamFrame::Data`] that follow, up to [`crate::StreamFrame::Close`]; a connection that ends before imports nothing.
+    ImportStream { name: Option<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ImageFormat {
+    /// An OCI image layout in a tar archive.
+    Oci,
+    /// What `docker save` writes.
+    Docker,
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -32,6 +48,27 @@ pub enum LocalReply {
     Done(String),
     /// One line about what went wrong.
     Failed(String),
+    Image(Box<ImageDetails>),
+    /// Digest and names of what was removed, and the disk that it took.
+    Pruned {
+        removed: Vec<(String, Vec<String>)>,
+        freed_bytes: u64,
+    },
+    /// The next bytes of an archive.
+    Data(Vec<u8>),
+}
+
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct ImageDetails {
+    pub info: ImageInfo,
+    /// Digest of each layer's plain archive, lowest first, and the disk it takes unpacked.
+    pub layers: Vec<(String, u64)>,
+    /// Seconds since the epoch; `None`: no container was made from it yet.
+    pub last_used_s: Option<u64>,
+    /// What needs it: `pod namespace/name`.
+    pub used_by: Vec<String>,
+    /// The image's configuration: JSON as it came, or empty where it was not kept.
+    pub config: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

@@ -2,8 +2,8 @@
 //! Whoever changes a row here makes a new version.
 
 use agent_protocol::{
-    ClusterConfig, Dial, Event, FromAgent, NodeStatus, Protocol, Service, ServicePort, StreamFrame,
-    StreamRequest, ToAgent,
+    ClusterConfig, Dial, Event, FromAgent, ImageDetails, ImageFormat, ImageInfo, LocalReply, LocalRequest,
+    NodeStatus, Protocol, Service, ServicePort, StreamFrame, StreamRequest, ToAgent,
 };
 use codec::{Decode, Encode};
 use std::{fmt::Debug, net::Ipv4Addr};
@@ -116,4 +116,35 @@ fn streams() {
     pinned(&StreamFrame::Resize { width: 80, height: 24 }, "025018");
     pinned(&StreamFrame::Exit { code: 7 }, "030e");
     pinned(&StreamFrame::Failed { not_found: true, message: "no".into() }, "0401026e6f");
+}
+
+#[test]
+fn on_the_host() {
+    let reference = || "r".to_owned();
+    pinned(&LocalRequest::Images, "00");
+    pinned(&LocalRequest::Pull { reference: reference() }, "010172");
+    pinned(&LocalRequest::Import { path: "p".into(), name: None }, "02017000");
+    pinned(&LocalRequest::RemoveImage { reference: reference() }, "030172");
+    pinned(&LocalRequest::Pods, "04");
+    pinned(&LocalRequest::Drain { grace_s: 1 }, "0601");
+    pinned(&LocalRequest::InspectImage { reference: reference() }, "070172");
+    pinned(&LocalRequest::PruneImages { all: true }, "0801");
+    pinned(&LocalRequest::ExportImage { reference: reference(), format: ImageFormat::Oci }, "09017200");
+    pinned(&LocalRequest::ExportImage { reference: reference(), format: ImageFormat::Docker }, "09017201");
+    pinned(&LocalRequest::ImportStream { name: Some("n".into()) }, "0a01016e");
+    let info = ImageInfo { names: vec!["n".into()], digest: "d".into(), size_bytes: 1, created_s: 2 };
+    let details = ImageDetails {
+        info: info.clone(),
+        layers: vec![("l".into(), 3)],
+        last_used_s: Some(4),
+        used_by: vec!["u".into()],
+        config: "{}".into(),
+    };
+    pinned(&LocalReply::Images(vec![info]), "000101016e01640104");
+    pinned(&LocalReply::Done("d".into()), "030164");
+    pinned(&LocalReply::Failed("f".into()), "040166");
+    pinned(&LocalReply::Image(Box::new(details)), "0501016e0164010401016c030104010175027b7d");
+    let removed = vec![("d".to_owned(), vec!["n".to_owned()])];
+    pinned(&LocalReply::Pruned { removed, freed_bytes: 1 }, "0601016401016e01");
+    pinned(&LocalReply::Data(b"x".to_vec()), "070178");
 }

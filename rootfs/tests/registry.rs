@@ -405,6 +405,37 @@ fn a_crash_in_the_middle_of_a_pull_leaves_nothing() {
     pull(&store, "app", &[]).expect("pulled");
 }
 
+/// In a mount namespace of its own, where the store is on a small disk.
+#[test]
+fn a_pull_that_fills_the_disk_says_so_and_succeeds_once_there_is_space() {
+    const INNER: &str = "WHERRY_TEST_SMALL_DISK";
+    if std::env::var_os(INNER).is_none() {
+        let mut inner = Command::new("unshare");
+        inner.arg("--mount").arg(std::env::current_exe().expect("this program")).env(INNER, "1");
+        inner.args(["--exact", "a_pull_that_fills_the_disk_says_so_and_succeeds_once_there_is_space"]);
+        assert!(inner.status().expect("started").success());
+        return;
+    }
+    let (server, state) = (Server::start(), tempfile::tempdir().expect("directory"));
+    let mount = |options: &str| {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(state.path());
+        assert!(mount.status().expect("started").success());
+    };
+    mount("size=5m");
+    let content = noise(6 << 20);
+    server.put_image("latest", &[layer("small", b"x"), layer("f", &content)]);
+    let store = ImageStore::open(state.path(), mirrored(&server)).expect("open");
+    let error = pull(&store, "app", &[]).expect_err("no space");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(cause.contains("No space left on device"), "{error}: {cause}");
+    let name = "app".parse().expect("name");
+    assert!(store.resolve(&name).is_none() && leftovers(state.path()) == 0);
+    mount("remount,size=64m");
+    let image = pull(&store, "app", &[]).expect("pulled");
+    assert_eq!((file(&image, "f"), image.lower.len()), (Some(content), 2));
+}
+
 /// Needs `docker-registry` and the images that `tests/images/build.sh` makes; without them it says so.
 #[test]
 fn images_of_debian_from_a_real_registry() {

@@ -6,5 +6,6 @@
 mod cli;
 mod examples;
 mod faults;
+mod images;
 mod pods;
 mod services;

@@ -32,6 +32,12 @@ pub fn spec(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
         );
         errors.push(invalid(format!("{at}.terminationGracePeriodSeconds"), message));
     }
+    if spec["hostUsers"] == false {
+        // To run it among the host's users, as if it had not asked, would be less isolation than was asked for.
+        let message = "Unsupported value: false: nodes give pods no user namespace: leave the field out, or set it to true";
+        let field = format!("{at}.hostUsers");
+        errors.push(FieldError { reason: "FieldValueNotSupported", field, message: message.to_owned() });
+    }
 }
 
 fn one_of(object: &Value, at: &str, field: &str, allowed: &[&str], errors: &mut Vec<FieldError>) {

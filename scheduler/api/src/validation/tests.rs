@@ -59,6 +59,19 @@ fn a_running_pod_keeps_its_spec() {
 }
 
 #[test]
+fn a_user_namespace_is_refused_not_forgotten() {
+    let mut template = deployment(json!({"app": "nginx"}));
+    let allowed = [Value::Null, json!(true)];
+    for users in allowed {
+        template["spec"]["template"]["spec"]["hostUsers"] = users;
+        assert_eq!(errors(&DEPLOYMENTS, template.clone()), [""; 0]);
+    }
+    template["spec"]["template"]["spec"]["hostUsers"] = json!(false);
+    let refused = errors(&DEPLOYMENTS, template).remove(0);
+    assert!(refused.starts_with("spec.template.spec.hostUsers: Unsupported value: false"), "{refused}");
+}
+
+#[test]
 fn secrets_hold_base64() {
     let secret = |data: &str| json!({"data": {"K": data}});
     assert_eq!(undecodable(&SECRETS, &secret("dg==")), None);

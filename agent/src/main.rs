@@ -162,6 +162,9 @@ async fn host(args: &Args) -> anyhow::Result<Host> {
     };
     let (state_dir, registries) = (args.state_dir.join("images"), Registries::load(&args.registries)?);
     let images = tokio::task::spawn_blocking(move || ImageStore::open(&state_dir, registries)).await??;
+    if let Some(why) = images.overlay_refused() {
+        tracing::warn!(why, state_dir = %args.state_dir.display(), "overlayfs cannot be mounted: containers get copies of their images");
+    }
     let addresses = args.node_ip.map_or_else(|| host::addresses(&["wherry", "wh"]), |address| vec![address]);
     Ok(Host {
         run_dir: args.run_dir.clone(),

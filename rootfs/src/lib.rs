@@ -1,13 +1,15 @@
 //! Images: names, registries, a content store, layers, and the writable layer of each container.
 //!
 //! On disk, below `<state>`: `images/<manifest digest>.json` (names, config, layers), `layers/<diff id>/` (unpacked once, never changed),
-//! `snapshots/<container>/{upper,work,root}`, `used/<manifest digest>` (when it was last used), `staging/` (what is being made; emptied at start).
+//! `snapshots/<container>/{upper,work,root}` (or `root` alone, a copy, where overlayfs cannot be mounted), `used/<manifest digest>` (when it was
+//! last used), `staging/` (what is being made; emptied at start).
 //!
 //! Invariants: what is under `layers/` and `images/` is whole and verified, because it is renamed there after it was synced; nothing is mounted on the
 //! host: a container's overlay is mounted in its own mount namespace by the runtime.
 #![forbid(unsafe_code)]
 
 mod archive;
+mod copy;
 mod credentials;
 mod embedded;
 mod error;
@@ -18,6 +20,7 @@ mod layer;
 mod login;
 mod manifest;
 mod merged;
+mod overlay;
 mod pack;
 mod pull;
 mod reference;
@@ -30,6 +33,7 @@ mod tarball;
 mod unpack;
 mod usage;
 mod users;
+mod whiteout;
 
 pub use error::ImageError;
 pub use export::{Details, Format};
@@ -38,7 +42,7 @@ pub use image::Image;
 pub use pull::{Credential, Progress};
 pub use reference::Reference;
 pub use registries::Registries;
-pub use snapshot::Snapshot;
+pub use snapshot::{Overlay, Snapshot};
 pub use store::ImageStore;
 pub use users::User;
 

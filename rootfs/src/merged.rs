@@ -3,11 +3,11 @@
 //! Follows overlayfs: the uppermost layer that has a name decides, directories merge until one is opaque, a whiteout hides.
 //! Symlinks are followed inside the image only; every step is taken from a descriptor and never follows a link by itself.
 
-use crate::unpack::{OPAQUE_XATTR, is_directory, is_whiteout};
+use crate::{unpack::is_directory, whiteout};
 use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, openat, readlinkat},
-    sys::stat::{Mode, SFlag, fstatat},
+    sys::stat::{FileStat, Mode, SFlag, fstatat},
 };
 use std::{
     collections::VecDeque,
@@ -17,7 +17,6 @@ use std::{
     path::{Component, Path, PathBuf},
     rc::Rc,
 };
-use xattr::FileExt;
 
 /// As the kernel's MAXSYMLINKS.
 const LINKS_MAX: usize = 40;
@@ -76,40 +75,58 @@ fn push_front(names: &mut VecDeque<OsString>, above: &mut Vec<Merged>, path: &Pa
 }
 
 fn lookup(dir: &Merged, name: &OsStr) -> io::Result<Found> {
+    Ok(match entry(dir, name)? {
+        None => Found::Nothing,
+        Some(Entry::Directory(parts)) => {
+            Found::Directory(Rc::new(parts.into_iter().map(|(_, part)| part).collect()))
+        }
+        Some(Entry::Other { part, stat }) => match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFLNK => Found::Link(readlinkat(&dir[part], name)?),
+            SFlag::S_IFREG => Found::File(open_at(&dir[part], name, OFlag::empty())?),
+            _ => Found::Nothing,
+        },
+    })
+}
+
+/// What a merged directory has under one name.
+pub(crate) enum Entry {
+    /// Its parts, uppermost first, each with the number of the part of the parent that it is in.
+    Directory(Vec<(usize, File)>),
+    /// Anything else, and the number of the part of the parent that decides.
+    Other { part: usize, stat: FileStat },
+}
+
+/// Looks `name` up in the directory that is made of `dir`, uppermost first.
+pub(crate) fn entry(dir: &[File], name: &OsStr) -> io::Result<Option<Entry>> {
+    if whiteout::is_mark(name) {
+        return Ok(None);
+    }
     let mut parts = Vec::new();
-    for layer in dir.iter() {
+    for (number, layer) in dir.iter().enumerate() {
+        if whiteout::is_hidden(layer, name)? {
+            break;
+        }
         let stat = match fstatat(layer, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => continue,
             stat => stat?,
         };
-        let kind = stat.st_mode & SFlag::S_IFMT.bits();
-        if is_whiteout(&stat) {
-            break;
-        }
         if is_directory(&stat) {
             let part = open_at(layer, name, OFlag::O_DIRECTORY)?;
-            let opaque = part.get_xattr(OPAQUE_XATTR)?.as_deref() == Some(b"y");
-            parts.push(part);
+            let opaque = whiteout::is_opaque(&part)?;
+            parts.push((number, part));
             if opaque {
                 break;
             }
-            continue;
-        }
-        if !parts.is_empty() {
+        } else if parts.is_empty() {
+            return Ok(Some(Entry::Other { part: number, stat }));
+        } else {
             break;
         }
-        return Ok(if kind == SFlag::S_IFLNK.bits() {
-            Found::Link(readlinkat(layer, name)?)
-        } else if kind == SFlag::S_IFREG.bits() {
-            Found::File(open_at(layer, name, OFlag::empty())?)
-        } else {
-            Found::Nothing
-        });
     }
-    Ok(if parts.is_empty() { Found::Nothing } else { Found::Directory(Rc::new(parts)) })
+    Ok((!parts.is_empty()).then_some(Entry::Directory(parts)))
 }
 
-fn open_at(dir: &File, name: &OsStr, flags: OFlag) -> io::Result<File> {
+pub(crate) fn open_at(dir: &File, name: &OsStr, flags: OFlag) -> io::Result<File> {
     let flags = flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     Ok(openat(dir, name, flags, Mode::empty()).map(File::from)?)
 }
@@ -117,7 +134,9 @@ fn open_at(dir: &File, name: &OsStr, flags: OFlag) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::whiteout::OPAQUE_XATTR;
     use std::{fs, os::unix::fs::symlink};
+    use xattr::FileExt;
 
     #[test]
     fn the_merged_tree_is_what_overlayfs_shows() {

@@ -6,7 +6,10 @@
 //! Invariants: the bytes depend on the tree alone (names in byte order, no time or name of this host), so that two passes give one digest; every
 //! step is taken from a descriptor and follows no link. An archive made here differs from the one the layer came from: so does its digest.
 
-use crate::unpack::{OPAQUE, OPAQUE_XATTR, WHITEOUT, is_directory, is_welcome, is_whiteout};
+use crate::{
+    unpack::{is_directory, is_welcome, is_whiteout},
+    whiteout::{OPAQUE, OPAQUE_XATTR, WHITEOUT},
+};
 use nix::{
     dir::Dir,
     fcntl::{AtFlags, OFlag, openat, readlinkat},

@@ -4,7 +4,7 @@ use crate::{
     ImageError, Reference, Registries, embedded,
     error::io_error,
     image::{Image, Record, hex},
-    layer,
+    layer, overlay,
     unpack::Limits,
 };
 use std::{
@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     /// Layers that a pull or import under way counts on, and how many do.
     pinned: Mutex<BTreeMap<String, usize>>,
     staged: AtomicU64,
+    /// Why no overlay can be mounted here, if so.
+    pub overlay_refused: Option<String>,
 }
 
 /// Fewest digits of a digest that stand for the whole of it.
@@ -77,6 +79,9 @@ impl ImageStore {
             _ => fs::create_dir_all(&staging).map_err(io_error("create", &staging))?,
         }
         let images = load(state_dir)?;
+        let trial = staging.join("overlay");
+        let overlay_refused = overlay::probe(&trial).err().map(|err| err.to_string());
+        fs::remove_dir_all(&trial).map_err(io_error("remove", &trial))?;
         let inner = Inner {
             root: state_dir.to_path_buf(),
             registries,
@@ -84,12 +89,18 @@ impl ImageStore {
             locks: Mutex::new(BTreeMap::new()),
             pinned: Mutex::new(BTreeMap::new()),
             staged: AtomicU64::new(0),
+            overlay_refused,
         };
         let store = Self { inner: Arc::new(inner) };
         embedded::install(&store)?;
         store.remove_unused_layers()?;
         store.remove_stale_marks(store.inner.images.lock().expect("no panic while locked").values())?;
         Ok(store)
+    }
+
+    /// Why every container gets a copy of its image: what overlayfs said when the store was opened. `None` where layers are shared.
+    pub fn overlay_refused(&self) -> Option<&str> {
+        self.inner.overlay_refused.as_deref()
     }
 
     /// The image of that name or digest, if it is here.

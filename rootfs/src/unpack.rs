@@ -12,6 +12,7 @@ use crate::{
     ImageError,
     error::{io_error, malformed},
     tarball::{Archive, Entry, Kind},
+    whiteout::{self, OPAQUE, WHITEOUT},
 };
 use nix::{
     dir::Dir,
@@ -39,10 +40,7 @@ use std::{
 };
 use xattr::FileExt;
 
-pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const BUFFER_BYTES: usize = 128 << 10;
-pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
-pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// How much one layer may hold.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +127,9 @@ impl Target {
     /// Removes what is in the way of the entry; answers whether that was a whiteout (lower layers' content is hidden).
     fn make_room(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, ImageError> {
         let there = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => return Ok(false),
+            Err(Errno::ENOENT) => {
+                return whiteout::unmark(parent, name).map_err(|err| failed("replace", entry, err));
+            }
             there => there.map_err(|err| failed("look at", entry, err.into()))?,
         };
         if is_directory(&there) {
@@ -167,7 +167,7 @@ impl Target {
         }
         let made = open_directory(parent, name).and_then(|dir| {
             if hid_lower {
-                dir.set_xattr(OPAQUE_XATTR, b"y")?;
+                whiteout::make_opaque(&dir)?;
             }
             own(entry, &dir)
         });
@@ -235,8 +235,7 @@ impl Target {
     ) -> Result<(), ImageError> {
         if name.as_bytes() == OPAQUE {
             // `parent` is O_PATH, which takes no attributes.
-            let made =
-                open_directory(parent, OsStr::new(".")).and_then(|dir| dir.set_xattr(OPAQUE_XATTR, b"y"));
+            let made = open_directory(parent, OsStr::new(".")).and_then(|dir| whiteout::make_opaque(&dir));
             return made.map_err(|err| failed("make opaque", entry, err));
         }
         match hidden.as_bytes() {
@@ -245,15 +244,15 @@ impl Target {
             name if name.starts_with(WHITEOUT) => return Ok(()),
             _ => {}
         }
-        match mknodat(parent, hidden, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0)) {
+        match whiteout::hide(parent, hidden) {
             Ok(()) => Ok(()),
             // This layer has the name itself: only what lies below is hidden.
-            Err(Errno::EEXIST) => match open_directory(parent, hidden) {
-                Ok(dir) => dir.set_xattr(OPAQUE_XATTR, b"y"),
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => match open_directory(parent, hidden) {
+                Ok(dir) => whiteout::make_opaque(&dir),
                 Err(_) => Ok(()),
             }
             .map_err(|err| failed("make opaque", entry, err)),
-            Err(err) => Err(failed("make whiteout", entry, err.into())),
+            Err(err) => Err(failed("make whiteout", entry, err)),
         }
     }
 
@@ -408,6 +407,7 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::whiteout::OPAQUE_XATTR;
     use std::{
         fs,
         os::unix::fs::{FileTypeExt, MetadataExt},

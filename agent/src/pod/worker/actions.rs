@@ -94,6 +94,12 @@ impl Pods {
         let Some(monitor) = self.monitor.clone() else { return };
         let attempt = self.state.containers[index].attempt;
         self.state.containers[index].attempt += 1;
+        if let (0, Some(why)) = (attempt, self.host.images.overlay_refused()) {
+            let message = format!(
+                "Overlayfs cannot be mounted on this node ({why}): every run of the container gets a copy of its image, which takes time and disk space"
+            );
+            self.tell(Some(index), true, "OverlayUnavailable", message);
+        }
         let id = self.state.run_id(index, attempt);
         let previous = attempt.checked_sub(1).map(|attempt| self.state.run_id(index, attempt));
         let start = Start {
@@ -386,7 +392,11 @@ impl Start {
         Ok(Create {
             container: self.id.clone(),
             bundle,
-            overlay: Some(Overlay { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work }),
+            overlay: snapshot.overlay.map(|overlay| Overlay {
+                lower: overlay.lower,
+                upper: overlay.upper,
+                work: overlay.work,
+            }),
             log,
             log_bytes_max: LOG_BYTES_MAX,
             log_files: LOG_FILES,

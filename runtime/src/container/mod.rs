@@ -114,7 +114,7 @@ pub fn chain(err: &dyn std::error::Error) -> String {
 }
 
 /// Kills and reaps a child that is of no use. A zombie of ours in a container's pid namespace would keep its first process from ending.
-fn end_child(pidfd: &OwnedFd) {
+pub(crate) fn end_child(pidfd: &OwnedFd) {
     // One that has ended by itself is as good.
     let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
@@ -125,7 +125,7 @@ fn io_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Err
     move |source| ContainerError::Io { what, path, source }
 }
 
-fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> ContainerError {
+pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> ContainerError {
     let what = what.into();
     move |source| ContainerError::Kernel { what, source }
 }

@@ -31,6 +31,8 @@ pub enum FromInit {
     Born {
         pid: i32,
     },
+    /// A process between has made a mount, which comes with it.
+    Mounted,
     Failed {
         code: u8,
         message: String,
@@ -68,6 +70,7 @@ impl Channel {
         match message {
             FromInit::Terminal => self.write(b"T", None),
             FromInit::Ready => self.write(b"R", None),
+            FromInit::Mounted => self.write(b"M", None),
             FromInit::Born { pid } => self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), None),
             FromInit::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code];
@@ -83,6 +86,10 @@ impl Channel {
 
     pub fn send_born(&self, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {
         self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), Some(pidfd.as_raw_fd()))
+    }
+
+    pub fn send_mount(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
+        self.write(b"M", Some(mount.as_raw_fd()))
     }
 
     fn write(&self, bytes: &[u8], fd: Option<RawFd>) -> io::Result<()> {
@@ -115,6 +122,7 @@ impl Channel {
         let message = match buffer.get(..len) {
             Some([b'T', ..]) => FromInit::Terminal,
             Some([b'R', ..]) => FromInit::Ready,
+            Some([b'M', ..]) => FromInit::Mounted,
             Some(&[b'B', a, b, c, d]) => FromInit::Born { pid: i32::from_le_bytes([a, b, c, d]) },
             Some([b'F', code, message @ ..]) => {
                 FromInit::Failed { code: *code, message: String::from_utf8_lossy(message).into_owned() }

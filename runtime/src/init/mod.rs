@@ -174,7 +174,7 @@ fn set_up(init: &mut Init<'_>) -> Result<FromHost, InitError> {
     };
     let null = devices::host_null()?;
     let propagation = init.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
-    let root = mounts::prepare_root(init.root, init.overlay, propagation)?;
+    let root = mounts::prepare_root(init.root, init.overlay, init.mapped.root.take(), propagation)?;
     mounts::mount_all(&root, init.spec, init.bundle, &mut init.mapped)?;
     mounts::verify_proc(&root, init.spec)?;
     devices::create(&root, init.spec, user_namespace || !host::is_root())?;

@@ -57,9 +57,11 @@ const OVERLAY_OPTIONS_MAX: usize = 4095;
 
 /// Cuts this mount namespace off from the host's as far as `linux.rootfsPropagation` allows, and makes the root a mount of its own; gives a
 /// descriptor of it. What is shared stays so, for volumes whose mounts are to reach the host; the root itself never is before the pivot.
+/// `made` is the overlay, where the creating process has mounted it already.
 pub fn prepare_root(
     root: &Path,
     overlay: Option<&Overlay>,
+    made: Option<Detached>,
     propagation: Option<&str>,
 ) -> Result<OwnedFd, MountError> {
     let asked = MsFlags::from_bits_retain(options::propagation(propagation));
@@ -80,6 +82,9 @@ pub fn prepare_root(
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         open(root, flags, Mode::empty()).map_err(|err| io_error("open root.path", root)(err.into()))
     };
+    if let Some(made) = made {
+        return made.attach(by_path()?.as_fd()).map_err(io_error("mount", root));
+    }
     let Some(overlay) = overlay else {
         // Looked up once: what is cloned is what it is mounted on.
         let here = by_path()?;

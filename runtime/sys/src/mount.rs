@@ -75,6 +75,13 @@ impl Detached {
     }
 }
 
+impl From<OwnedFd> for Detached {
+    /// One that another process has made and sent.
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
+    }
+}
+
 impl AsFd for Detached {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -6,8 +6,16 @@ use runtime_protocol::{
     Container, ContainerState, Create, Exec, Exit, FromMonitor, LOCK_FILE, MAGIC, Open, Overlay, Request,
     RequestBody, SANDBOX_FILE, SOCKET_FILE, Sandbox, StreamFrame, VERSIONS,
 };
-use serde_json::json;
-use std::{fs, os::unix::net::UnixStream, path::PathBuf, time::Duration};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// A pod: the bundle of its only container, and a control connection to its monitor.
 struct Pod {
@@ -21,15 +29,21 @@ struct Pod {
 impl Pod {
     /// A monitor that has the container `script` created, its root an overlay.
     fn new(script: &str) -> Option<Self> {
-        let mut bundle = shell(script)?;
+        let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}]);
+        let (mut pod, create) = Self::monitor(shell(script)?, namespaces, |_| ());
+        pod.request(RequestBody::Create(Box::new(create))).expect("created");
+        Some(pod)
+    }
+
+    /// A monitor without containers, and what asks it for the one of `bundle`; the upper layer is given to `fill` first.
+    fn monitor(mut bundle: Bundle, namespaces: Value, fill: impl FnOnce(&Path)) -> (Self, Create) {
         let dir = bundle.dir.join("pod");
         for name in ["pod", "upper", "work", "empty"] {
             fs::create_dir(bundle.dir.join(name)).expect("made");
         }
+        fill(&bundle.dir.join("upper"));
         let root = bundle.dir.join("empty");
-        bundle = bundle
-            .with("/linux/namespaces", json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}]))
-            .with("/root/path", json!(root));
+        bundle = bundle.with("/linux/namespaces", namespaces).with("/root/path", json!(root));
         let cgroup = bundle.cgroup();
         bundle = bundle.with("/linux/cgroupsPath", json!(cgroup.join("container")));
         bundle.config.as_object_mut().expect("an object").remove("hostname");
@@ -65,8 +79,7 @@ impl Pod {
             stdin: false,
             stdin_once: false,
         };
-        pod.request(RequestBody::Create(Box::new(create))).expect("created");
-        Some(pod)
+        (pod, create)
     }
 
     fn log(&self) -> PathBuf {
@@ -176,6 +189,56 @@ fn a_pod_runs_logs_and_leaves_nothing() {
     let pid = pod.bundle.dir.join("pod").join(SOCKET_FILE);
     pod.bundle.wait_for("the monitor ends", || !pid.exists());
     assert!(!pod.bundle.cgroup().parent().expect("the pod's").exists(), "the pod's cgroup is left");
+}
+
+/// What the image says is root's is root's in a user namespace, and what is written there is root's in the upper layer.
+#[test]
+fn layers_are_shifted_into_a_user_namespace() {
+    let script = "stat -c '%n %u:%g %a' / /bin/busybox /own; busybox ls -A /opaque; busybox rm /gone; touch /written; \
+        busybox chown 7:8 /written; busybox chown 9 /own; stat -c %u /written; cat /proc/self/uid_map";
+    let Some(bundle) = shell(script) else { return };
+    let (root, upper) = (bundle.root(), bundle.dir.join("upper"));
+    fs::create_dir_all(root.join("opaque/hidden")).expect("made");
+    for name in ["own", "gone"] {
+        fs::write(root.join(name), name).expect("written");
+    }
+    std::os::unix::fs::chown(root.join("own"), Some(5), Some(6)).expect("needs root");
+    let map = json!([{"containerID": 0, "hostID": 1_000_000, "size": 65536}]);
+    let mut bundle = bundle.with("/linux/uidMappings", map.clone()).with("/linux/gidMappings", map);
+    // The pod's network is the host's user namespace's, which allows no sysfs of it.
+    bundle.config["mounts"].as_array_mut().expect("a list").retain(|mount| mount["type"] != "sysfs");
+    let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}, {"type": "user"}]);
+    let (mut pod, create) = Pod::monitor(bundle, namespaces, |upper| {
+        fs::create_dir(upper.join("opaque")).expect("made");
+        xattr::set(upper.join("opaque"), "trusted.overlay.opaque", b"y").expect("needs root");
+    });
+    pod.request(RequestBody::Create(Box::new(create))).expect("created");
+    pod.start().expect("started");
+    assert_eq!(pod.exit().code, 0);
+    let log = fs::read_to_string(pod.log()).expect("read");
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    assert_eq!(lines[..4], ["/ 0:0 755", "/bin/busybox 0:0 755", "/own 5:6 644", "7"], "{log}");
+    assert_eq!(lines[4].split_whitespace().collect::<Vec<_>>(), ["0", "1000000", "65536"]);
+    let owner = |name: &str| fs::symlink_metadata(upper.join(name)).map(|file| (file.uid(), file.gid()));
+    assert_eq!((owner("written").expect("there"), owner("own").expect("there")), ((7, 8), (9, 6)));
+    assert!(fs::symlink_metadata(upper.join("gone")).expect("a whiteout").file_type().is_char_device());
+    assert!(root.join("gone").exists(), "the layer keeps it");
+    pod.request(RequestBody::Delete { container: pod.bundle.id.clone() }).expect("deleted");
+    pod.request(RequestBody::Shutdown).expect("shut down");
+}
+
+/// A layer on a filesystem without idmapped mounts is named, and nothing is left.
+#[test]
+fn layers_that_cannot_be_shifted_are_named() {
+    let Some(bundle) = shell("true") else { return };
+    let map = json!([{"containerID": 0, "hostID": 1_000_000, "size": 65536}]);
+    let bundle = bundle.with("/linux/uidMappings", map.clone()).with("/linux/gidMappings", map);
+    let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}, {"type": "user"}]);
+    let (mut pod, mut create) = Pod::monitor(bundle, namespaces, |_| ());
+    create.overlay.as_mut().expect("set").lower = vec!["/proc/self/net".into()];
+    let refused = pod.request(RequestBody::Create(Box::new(create))).expect_err("procfs cannot");
+    assert!(refused.contains("/proc/self/net") && refused.contains("idmapped"), "{refused}");
+    pod.request(RequestBody::Shutdown).expect("shut down");
 }
 
 #[test]

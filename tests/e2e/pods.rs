@@ -24,6 +24,51 @@ fn lifecycle_of_containers() {
     cluster.down();
 }
 
+/// Without overlayfs a container has a copy of its image, is told so, and leaves nothing.
+#[test]
+fn images_are_copied_where_overlayfs_is_refused() {
+    let registries = Registry::mirror_config();
+    let cluster = Cluster::start(Options { registries, on_overlay: true, ..Options::default() });
+    let registry = Registry::start(&cluster.netns);
+    cluster.apply(&pod(
+        "copied",
+        "  containers:
+  - {name: main, image: busybox, command: [sh, -c, 'rm /bin/vi; echo changed > /bin/own; grep \" / \" /proc/mounts; while :; do sleep 3600; done']}
+  - {name: other, image: busybox, command: [sh, -c, 'while :; do sleep 3600; done']}
+",
+    ));
+    cluster.wait_ready("copied");
+    let root = cluster.kubectl(&["logs", "copied", "-c", "main"]).ok();
+    assert!(root.contains("overlay / overlay"), "the copy lies on the test's overlay: {root}");
+    assert!(root.contains(".layers/upper"), "and on no other: {root}");
+    cluster
+        .kubectl(&["exec", "copied", "-c", "main", "--", "sh", "-c", "test -e /bin/own && ! test -e /bin/vi"])
+        .ok();
+    cluster
+        .kubectl(&[
+            "exec",
+            "copied",
+            "-c",
+            "other",
+            "--",
+            "sh",
+            "-c",
+            "test -e /bin/vi && ! test -e /bin/own",
+        ])
+        .ok();
+    let events = cluster.kubectl(&["get", "events", "--field-selector=reason=OverlayUnavailable"]).ok();
+    assert!(events.contains("Warning") && events.contains("a copy of its image"), "{events}");
+    let log = std::fs::read_to_string(cluster.dir.join("run/agent.log")).expect("the agent's log");
+    assert_eq!(log.matches("overlayfs cannot be mounted").count(), 1, "said once: {log}");
+    cluster.kubectl(&["delete", "pod", "copied", "--grace-period=1"]).ok();
+    let snapshots = cluster.dir.join("state/images/snapshots");
+    cluster.wait_for("the copies are gone", || {
+        std::fs::read_dir(&snapshots).expect("listed").next().is_none().then_some(())
+    });
+    drop(registry);
+    cluster.down();
+}
+
 fn init_containers_run_in_order(cluster: &Cluster) {
     cluster.apply(&pod(
         "ordered",

@@ -29,6 +29,8 @@ pub struct Options {
     pub registries: String,
     /// Leave out `--allow-unenforced-limits`.
     pub enforce_limits: bool,
+    /// Everything of the cluster lies on an overlay mount, on which overlayfs lays no other.
+    pub on_overlay: bool,
 }
 
 /// A one-node cluster in a namespace of its own.
@@ -46,6 +48,9 @@ impl Cluster {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let id = format!("wherry-{}-{number}", std::process::id());
         let dir = tempfile::Builder::new().prefix(&id).tempdir().expect("temporary directory").keep();
+        if options.on_overlay {
+            mount_overlay(&dir);
+        }
         fs::write(dir.join("registries.toml"), &options.registries).expect("written");
         let netns = Netns::create(&id, &format!("{NODE_IP}/24"));
         let cluster = Self { dir, netns, cgroup_parent: id, options };
@@ -75,7 +80,8 @@ impl Cluster {
     /// `ctl down --purge`, and the proof that nothing is left.
     pub fn down(self) {
         command::run(self.netns.command(binaries().join("ctl")).args(self.down_words()), "").ok();
-        let leaks = leaks::find(&self.dir, &self.netns, &self.cgroup_parent);
+        let mut leaks = leaks::find(&self.dir, &self.netns, &self.cgroup_parent);
+        leaks.retain(|leak| !self.options.on_overlay || *leak != format!("mount {}", self.dir.display()));
         assert!(leaks.is_empty(), "left behind:\n  {}", leaks.join("\n  "));
     }
 
@@ -223,9 +229,25 @@ impl Drop for Cluster {
             .args(self.down_words())
             .output();
         if !std::thread::panicking() {
+            if self.options.on_overlay {
+                let _ = Command::new("umount").arg(&self.dir).status();
+                let _ = fs::remove_dir_all(self.dir.with_extension("layers"));
+            }
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// Mounts an overlay on `dir`; its layers are beside it.
+fn mount_overlay(dir: &Path) {
+    let layers = dir.with_extension("layers");
+    let part = |name: &str| {
+        let part = layers.join(name);
+        fs::create_dir_all(&part).expect("made");
+        part.display().to_string()
+    };
+    let options = format!("lowerdir={},upperdir={},workdir={}", part("lower"), part("upper"), part("work"));
+    command::run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(dir), "").ok();
 }
 
 fn tail(path: &Path) -> String {

@@ -27,7 +27,10 @@ use nix::{
     },
     unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat},
 };
-use runtime_sys::path::{make_dirs_in_root, open_in_root};
+use runtime_sys::{
+    file::start_writing,
+    path::{make_dirs_in_root, open_in_root},
+};
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
@@ -37,10 +40,14 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 use xattr::FileExt;
 
 const BUFFER_BYTES: usize = 128 << 10;
+/// How much of a file the disk is given at once while the rest is still unpacked. What is smaller waits for the sync at the end.
+const WRITE_OUT_BYTES: u64 = 4 << 20;
+const WRITE_OUT_BYTES_MIN: u64 = 256 << 10;
 
 /// How much one layer may hold.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +79,7 @@ pub(crate) fn unpack<R: Read>(
     limits: Limits,
 ) -> Result<(), ImageError> {
     let root: OwnedFd = File::open(dir).map_err(io_error("open", dir))?.into();
-    let mut target = Target { root, directories: Vec::new(), buffer: vec![0; BUFFER_BYTES] };
+    let mut target = Target { root, parent: None, directories: Vec::new(), buffer: vec![0; BUFFER_BYTES] };
     let (mut entries, mut bytes) = (0, 0u64);
     while let Some(entry) = archive.next().map_err(unreadable)? {
         entries += 1;
@@ -93,6 +100,9 @@ fn unreadable(err: io::Error) -> ImageError {
 
 struct Target {
     root: OwnedFd,
+    /// The directory that the last entry went into: mostly the next one does too. Forgotten when anything is removed, because
+    /// its path may then lead elsewhere; what is added changes no path that exists.
+    parent: Option<(PathBuf, Rc<OwnedFd>)>,
     /// Directories and their times, set last because their content changes them.
     directories: Vec<(PathBuf, (i64, i64))>,
     buffer: Vec<u8>,
@@ -105,7 +115,7 @@ impl Target {
             return if entry.kind == Kind::Directory { self.root_directory(entry) } else { Ok(()) };
         };
         let parent_path = path.parent().expect("a path with a name has a parent");
-        let parent = make_dirs_in_root(&self.root, parent_path).map_err(|err| failed("reach", entry, err))?;
+        let parent = self.parent(parent_path).map_err(|err| failed("reach", entry, err))?;
         if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
             return self.whiteout(entry, parent.as_fd(), name, OsStr::from_bytes(hidden));
         }
@@ -124,8 +134,18 @@ impl Target {
         }
     }
 
+    /// The directory `path`, made where it is missing.
+    fn parent(&mut self, path: &Path) -> io::Result<Rc<OwnedFd>> {
+        if let Some((_, parent)) = self.parent.as_ref().filter(|(known, _)| known == path) {
+            return Ok(Rc::clone(parent));
+        }
+        let parent = Rc::new(make_dirs_in_root(&self.root, path)?);
+        self.parent = Some((path.to_owned(), Rc::clone(&parent)));
+        Ok(parent)
+    }
+
     /// Removes what is in the way of the entry; answers whether that was a whiteout (lower layers' content is hidden).
-    fn make_room(&self, entry: &Entry, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, ImageError> {
+    fn make_room(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, ImageError> {
         let there = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => {
                 return whiteout::unmark(parent, name).map_err(|err| failed("replace", entry, err));
@@ -136,9 +156,11 @@ impl Target {
             if entry.kind == Kind::Directory {
                 return Ok(false);
             }
+            self.parent = None;
             remove_directory(parent, name, 0).map_err(|err| failed("replace", entry, err))?;
             return Ok(false);
         }
+        self.parent = None;
         unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
             .map_err(|err| failed("replace", entry, err.into()))?;
         Ok(is_whiteout(&there))
@@ -187,11 +209,12 @@ impl Target {
         let file = openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let mut file = File::from(file.map_err(|err| failed("make file", entry, err.into()))?);
         match &entry.regions {
-            None => self.copy(entry, content, &mut file)?,
+            None => self.copy(entry, content, &mut file, 0)?,
             Some(regions) => {
                 for region in regions {
                     file.seek(SeekFrom::Start(region.offset)).map_err(|err| failed("write", entry, err))?;
-                    self.copy(entry, &mut content.by_ref().take(region.length), &mut file)?;
+                    let content = &mut content.by_ref().take(region.length);
+                    self.copy(entry, content, &mut file, region.offset)?;
                 }
                 file.set_len(entry.size).map_err(|err| failed("write", entry, err))?;
             }
@@ -203,14 +226,28 @@ impl Target {
             .map_err(|err| failed("set attributes of", entry, err))
     }
 
-    fn copy(&mut self, entry: &Entry, content: &mut impl Read, file: &mut File) -> Result<(), ImageError> {
+    /// Writes `content` to the file, which stands at the offset `at`.
+    fn copy(
+        &mut self,
+        entry: &Entry,
+        content: &mut impl Read,
+        file: &mut File,
+        at: u64,
+    ) -> Result<(), ImageError> {
+        let (mut written, mut given) = (at, at);
         // Archive and disk errors are told apart: the first is the image's fault, the second this host's.
         loop {
             let count = content.read(&mut self.buffer).map_err(unreadable)?;
+            let enough = if count == 0 { WRITE_OUT_BYTES_MIN } else { WRITE_OUT_BYTES };
+            if written - given >= enough {
+                start_writing(file, given, written - given).map_err(|err| failed("write", entry, err))?;
+                given = written;
+            }
             if count == 0 {
                 return Ok(());
             }
             file.write_all(&self.buffer[..count]).map_err(|err| failed("write", entry, err))?;
+            written += count as u64;
         }
     }
 
@@ -474,6 +511,37 @@ mod tests {
     }
 
     use EntryType as T;
+
+    #[test]
+    fn entries_go_where_their_path_leads_at_that_time() {
+        let dir = unpacked(&[
+            (T::Directory, b"b/", b"", b"", NO_PAX),
+            (T::Regular, b"a/one", b"", b"1", NO_PAX),
+            // What the next entry's directory was is removed, and its name leads elsewhere.
+            (T::Symlink, b"a", b"b", b"", NO_PAX),
+            (T::Regular, b"a/two", b"", b"2", NO_PAX),
+            (T::Regular, b"a/three", b"", b"3", NO_PAX),
+            (T::Directory, b"a/", b"", b"", NO_PAX),
+            (T::Regular, b"a/four", b"", b"4", NO_PAX),
+        ]);
+        let names = |of: &str| {
+            let listed = fs::read_dir(dir.path().join(of)).expect("list");
+            let mut names: Vec<_> = listed.map(|entry| entry.expect("entry").file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("b"), ["three", "two"]);
+        assert_eq!(names("a"), ["four"]);
+        assert_eq!(names("."), ["a", "b"]);
+    }
+
+    #[test]
+    fn long_files_are_whole() {
+        let content: Vec<u8> =
+            (0..(WRITE_OUT_BYTES * 2 + WRITE_OUT_BYTES_MIN + 7)).map(|at| (at / 251) as u8).collect();
+        let dir = unpacked(&[(T::Regular, b"long", b"", &content, NO_PAX)]);
+        assert!(fs::read(dir.path().join("long")).expect("there") == content);
+    }
 
     #[test]
     fn metadata_and_kinds_are_kept() {

@@ -5,6 +5,7 @@
 //! Linux 5.12 or newer.
 
 pub mod bpf;
+pub mod file;
 pub mod mount;
 pub mod net;
 pub mod path;

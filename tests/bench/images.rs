@@ -12,14 +12,14 @@ use std::{
 };
 use tests::{clock, cluster::SOON};
 
-const RUNS: usize = 5;
+pub const ROUNDS: usize = 5;
 const REGISTRY: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/bench:latest";
 /// What the image in the cache was made by; another text makes it anew.
 const STAMP: &str = concat!(include_str!("sample.rs"), "1");
 
-/// Prints the table for this host.
-pub fn table() {
+/// Prints the table for this host, from `rounds` pulls by each engine.
+pub fn table(rounds: usize) {
     let exe = std::env::current_exe().expect("this program");
     let status = Command::new("unshare")
         // In a namespace of processes, so that the daemons end with this however it ends.
@@ -34,13 +34,14 @@ pub fn table() {
             "--mount-proc",
         ])
         .arg(exe)
-        .arg("pulls")
+        .arg("pulls-in-namespaces")
+        .arg(rounds.to_string())
         .status();
     assert!(status.expect("unshare runs").success());
 }
 
-/// `bench pulls`, in namespaces made by [`table`].
-pub fn measure() {
+/// `bench pulls-in-namespaces ROUNDS`, in namespaces made by [`table`].
+pub fn measure(rounds: usize) {
     run(Command::new("ip").args(["link", "set", "lo", "up"]));
     let cached = tests::cache().join("bench-image");
     if fs::read_to_string(cached.join("stamp")).ok().as_deref() != Some(STAMP) {
@@ -50,7 +51,7 @@ pub fn measure() {
     let _registry = registry(&cached, false);
     let engines = [ours(dir.path()), podman(dir.path()), containerd(dir.path())];
     let mut times: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
-    for round in 0..=RUNS {
+    for round in 0..=rounds {
         for (engine, times) in engines.iter().zip(&mut times) {
             nix::unistd::sync();
             let start = clock::now();

@@ -1,5 +1,7 @@
 //! `make bench`: how fast pods start, how fast images are pulled, how much memory the daemons take, how fast the store writes; beside others, interleaved.
 //!
+//! `bench pulls [ROUNDS]` measures the pulls alone.
+//!
 //! Prints Markdown tables of medians. Nothing here passes or fails: the machine decides what the numbers are.
 #![forbid(unsafe_code)]
 
@@ -17,7 +19,8 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("runtime") => return runtime::measure(),
-        Some("pulls") => return images::measure(),
+        Some("pulls") => return images::table(rounds(&words)),
+        Some("pulls-in-namespaces") => return images::measure(rounds(&words)),
         Some("guest") => return runtime::guest_table(),
         _ => {}
     }
@@ -26,7 +29,7 @@ fn main() {
     println!("\n### The same in a Debian 13 guest\n");
     runtime::guest_table();
     println!("\n## Pulling an image of 300 MB in eight layers, 800 MB unpacked (medians)\n");
-    images::table();
+    images::table(images::ROUNDS);
     let cluster = Cluster::start(Options::default());
     let idle = memory::daemons(&cluster);
     println!(
@@ -41,6 +44,13 @@ fn main() {
     );
     writes::table(&cluster);
     cluster.down();
+}
+
+/// The optional word after the name of a measurement.
+fn rounds(words: &[String]) -> usize {
+    let Some(word) = words.get(1) else { return images::ROUNDS };
+    let count = word.parse().ok().filter(|&count| count > 0);
+    count.unwrap_or_else(|| panic!("ROUNDS is {word:?}: a number from 1 on is allowed"))
 }
 
 /// Median of `values`, which are sorted on the way.

@@ -19,4 +19,4 @@ if ((${#missing[@]})); then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
-[ -x "$cache/bin/youki" ] || cargo install --quiet --locked --root "$cache" --version 0.7.0 youki
+[ -x "$cache/bin/youki" ] || cargo install --quiet --locked --root "$cache" --version 0.7.0 --features v2,seccomp youki

@@ -1,6 +1,7 @@
 # make quickstart   a one-node cluster on this host that serves a page; needs root, Rust and Debian's package manager
 # make test         every check and test; installs what it needs
 # make bench        speed and memory beside those of others; `make test` need not have run
+# make order        puts the functions that the runtime uses next to each other; worth it when its commands have changed
 # make install      programs to PREFIX/bin, systemd units, shell completion
 # make uninstall    takes them away again
 
@@ -19,7 +20,7 @@ export KUBECTL := $(WHERRY_TEST_CACHE)/kubectl
 # Every suite that needs root or the network says so by failing.
 export REQUIRE_PRIVILEGED := 1
 
-.PHONY: build toolchain quickstart test check unit test-setup e2e vm tidy bench install uninstall
+.PHONY: build toolchain quickstart test check unit test-setup e2e vm tidy bench order install uninstall
 
 build: toolchain
 	$(CARGO) build --release --locked --workspace --exclude runtime --exclude tests
@@ -48,7 +49,7 @@ unit: toolchain test-setup
 	$(CARGO) test --workspace --exclude tests
 
 tidy: toolchain
-	$(CARGO) test --locked --package tests --test tidy
+	$(CARGO) test --locked --package tests --test tidy --bin bench
 
 test-setup:
 	./tests/setup.sh $(WHERRY_TEST_CACHE)
@@ -64,6 +65,13 @@ bench: build test-setup
 	$(STATIC) $(CARGO) build --release --locked --package runtime --example floor --target $(HOST) --target-dir target/static
 	install -m 755 target/static/$(HOST)/release/examples/floor $(BIN)
 	$(CARGO) run --release --locked --package tests --bin bench
+
+# The map is of the same build as the program: only its linking is asked for again.
+order: build test-setup
+	$(STATIC) $(CARGO) rustc --release --locked --package runtime --bin wherry-runtime --target $(HOST) --target-dir target/static -- -C link-arg=-Wl,-Map=$(CURDIR)/target/runtime.map
+	install -m 755 target/static/$(HOST)/release/wherry-runtime $(BIN)
+	$(CARGO) run --release --locked --package tests --bin bench order $(CURDIR)/target/runtime.map > target/order.ld
+	mv target/order.ld runtime/order.ld
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)/etc/wherry

@@ -1,12 +1,13 @@
 //! `make bench`: how fast pods start, how fast images are pulled, how much memory the daemons take, how fast the store writes; beside others, interleaved.
 //!
-//! `bench pulls [ROUNDS]` measures the pulls alone.
+//! `bench pulls [ROUNDS]` measures the pulls alone; `bench order MAP` is for `make order`.
 //!
 //! Prints Markdown tables of medians. Nothing here passes or fails: the machine decides what the numbers are.
 #![forbid(unsafe_code)]
 
 mod images;
 mod memory;
+mod order;
 mod pods;
 mod runtime;
 mod sample;
@@ -19,13 +20,18 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("runtime") => return runtime::measure(),
+        Some("order") => {
+            let map = words.get(1).expect("a map by lld after `order`");
+            return runtime::in_namespace(&["order-in-namespace", map]);
+        }
+        Some("order-in-namespace") => return runtime::order(words[1].as_ref()),
         Some("pulls") => return images::table(rounds(&words)),
         Some("pulls-in-namespaces") => return images::measure(rounds(&words)),
         Some("guest") => return runtime::guest_table(),
         _ => {}
     }
     println!("## One container that does nothing (medians)\n");
-    runtime::table();
+    runtime::in_namespace(&["runtime"]);
     println!("\n### The same in a Debian 13 guest\n");
     runtime::guest_table();
     println!("\n## Pulling an image of 300 MB in eight layers, 800 MB unpacked (medians)\n");

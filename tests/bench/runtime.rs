@@ -4,7 +4,7 @@
 //! starts nothing beside cgroup v1, and without CAP_SYS_RESOURCE no container that lists devices, so none is listed. The seccomp profile and the masks
 //! are those that the installed podman sends along.
 
-use crate::median;
+use crate::{median, order};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use std::{
@@ -17,8 +17,19 @@ use tests::{clock, guest::Guest};
 
 const RUNS: usize = 60;
 
-/// `bench runtime`, in a namespace made by [`table`].
+/// `bench runtime`, in a namespace made by [`in_namespace`].
 pub fn measure() {
+    with_bundle(measure_in);
+}
+
+/// `bench order MAP`, in a namespace made by [`in_namespace`].
+pub fn order(map: &Path) {
+    let runtime = tests::binaries().join("wherry-runtime");
+    with_bundle(|dir| order::print(&runtime, map, dir));
+}
+
+/// Calls with a directory that has a bundle, and a tmpfs at `state`.
+fn with_bundle(work: impl FnOnce(&Path)) {
     let none: Option<&str> = None;
     let group = Path::new("/sys/fs/cgroup");
     if !group.join("cgroup.controllers").exists() {
@@ -30,7 +41,12 @@ pub fn measure() {
     fs::create_dir(&state).expect("made");
     mount(Some("none"), &state, Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs mounted");
     bundle(dir.path());
-    let mut contenders = contenders(dir.path(), &state);
+    work(dir.path());
+    umount2(&state, MntFlags::MNT_DETACH).expect("unmounted");
+}
+
+fn measure_in(dir: &Path) {
+    let mut contenders = contenders(dir, &dir.join("state"));
     // One that is not installed, or that this host does not suit, is left out.
     contenders
         .retain(|contender| contender.command(&contender.run).status().is_ok_and(|ended| ended.success()));
@@ -49,7 +65,6 @@ pub fn measure() {
             size(&contender.words[0]),
         );
     }
-    umount2(&state, MntFlags::MNT_DETACH).expect("unmounted");
 }
 
 /// One way to make a container; `words` end before the command.
@@ -109,7 +124,9 @@ fn bundle(dir: &Path) {
     fs::copy("/bin/busybox", bin.join("busybox"))
         .or_else(|_| fs::copy("/mnt/busybox", bin.join("busybox")))
         .expect("busybox");
-    symlink("busybox", bin.join("true")).expect("linked");
+    for applet in ["true", "sleep"] {
+        symlink("busybox", bin.join(applet)).expect("linked");
+    }
     let spec = Command::new(tests::binaries().join("wherry-runtime")).args(["spec", "-b"]).arg(dir).status();
     assert!(spec.expect("runs").success());
     let path = dir.join("config.json");
@@ -123,6 +140,14 @@ fn bundle(dir: &Path) {
     for field in ["seccomp", "maskedPaths", "readonlyPaths"] {
         config["linux"][field] = sent["linux"][field].clone();
     }
+    fs::write(path, config.to_string()).expect("written");
+}
+
+/// Changes what the container of [`bundle`] runs.
+pub fn set_program(dir: &Path, args: &[&str]) {
+    let path = dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+    config["process"]["args"] = json!(args);
     fs::write(path, config.to_string()).expect("written");
 }
 
@@ -211,11 +236,11 @@ fn size(program: &str) -> f64 {
     fs::metadata(path).map_or(0.0, |file| file.len() as f64 / 1e6)
 }
 
-/// Prints the table for this host.
-pub fn table() {
+/// This program with `words`, in a mount namespace of its own.
+pub fn in_namespace(words: &[&str]) {
     let exe = std::env::current_exe().expect("this program");
     let status =
-        Command::new("unshare").args(["-m", "--propagation", "private"]).arg(exe).arg("runtime").status();
+        Command::new("unshare").args(["-m", "--propagation", "private"]).arg(exe).args(words).status();
     assert!(status.expect("unshare runs").success());
 }
 

@@ -31,6 +31,7 @@ struct Shape {
     artifact_type: Option<String>,
     manifests: Option<serde::de::IgnoredAny>,
     config: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
 }
 
 /// Fetches the manifest that `reference` means on this host.
@@ -40,12 +41,14 @@ pub(crate) async fn fetch(repository: &Repository, reference: &Reference) -> Res
         (None, Some(tag)) => tag.clone(),
         (None, None) => unreachable!("a reference has a tag or a digest"),
     };
+    let mut size = None;
     for _ in 0..DEPTH_MAX {
         let (bytes, promised) = repository
             .document(&format!("manifests/{wanted}"), ACCEPT)
             .await
             .map_err(|err| err.explain(reference, &repository.host))?;
         let actual = to_hex(Sha256::new_with_prefix(&bytes));
+        check_size(&format!("manifest of {reference}"), size, &bytes)?;
         let expected = if wanted.starts_with("sha256:") { Some(wanted) } else { promised };
         if let Some(expected) = expected {
             verify(&format!("manifest of {reference}"), &expected, &actual)?;
@@ -54,9 +57,25 @@ pub(crate) async fn fetch(repository: &Repository, reference: &Reference) -> Res
         let Some(index) = index(reference, &bytes)? else {
             return Ok(Manifest { digest, content: image(reference, &bytes)? });
         };
-        wanted = select(reference, index.manifests(), &Host::this())?.digest().to_string();
+        let entry = select(reference, index.manifests(), &Host::this())?;
+        wanted = entry.digest().to_string();
+        if hex(&wanted).is_none() {
+            let why = format!("its index names a manifest by the digest {wanted}: expected sha256");
+            return Err(malformed(reference.to_string(), why));
+        }
+        size = Some(entry.size());
     }
     Err(malformed(reference.to_string(), format!("its indexes name indexes, more than {DEPTH_MAX} deep")))
+}
+
+/// Refuses a document that is not as long as the one that names it says.
+pub(crate) fn check_size(what: &str, promised: Option<u64>, bytes: &[u8]) -> Result<(), ImageError> {
+    match promised {
+        Some(promised) if promised != bytes.len() as u64 => {
+            Err(malformed(what, format!("is {} bytes long, expected {promised}", bytes.len())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The index that the bytes are; `None` when they are a manifest.
@@ -69,6 +88,9 @@ fn index(reference: &Reference, bytes: &[u8]) -> Result<Option<ImageIndex>, Imag
             "is in docker's old format (schema 1), which has no digests of its layers: push it again with a current tool",
         ));
     }
+    if let Some(why) = ambiguity(&shape) {
+        return Err(malformed(format!("manifest of {reference}"), why));
+    }
     let artifact = |kind: &str| Err(not_an_image(reference, kind));
     match (shape.manifests, shape.config, shape.artifact_type, shape.media_type) {
         (Some(_), ..) => serde_json::from_slice(bytes).map(Some).map_err(wrong),
@@ -78,6 +100,19 @@ fn index(reference: &Reference, bytes: &[u8]) -> Result<Option<ImageIndex>, Imag
             format!("manifest of {reference}"),
             "has neither `manifests` nor `config`: it is no index and no manifest",
         )),
+    }
+}
+
+/// Why two readers may take a document for two different things: CVE-2021-41190.
+fn ambiguity(shape: &Shape) -> Option<String> {
+    let kind = shape.media_type.as_deref().unwrap_or_default();
+    let of_index = kind.contains(".index.") || kind.contains(".manifest.list.");
+    let of_manifest = kind.contains(".manifest.v");
+    match (shape.manifests.is_some(), shape.config.is_some() || shape.layers.is_some()) {
+        (true, true) => Some("has the parts of an index and of a manifest".to_owned()),
+        (true, false) if of_manifest => Some(format!("is an index, but its mediaType is {kind}")),
+        (false, true) if of_index => Some(format!("is a manifest, but its mediaType is {kind}")),
+        _ => None,
     }
 }
 

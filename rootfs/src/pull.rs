@@ -98,7 +98,9 @@ impl ImageStore {
             .document(&format!("blobs/{config}"), "*/*")
             .await
             .map_err(|err| err.explain(reference, &repository.host))?;
-        verify(&format!("configuration of {reference}"), &config, &to_hex(Sha256::new_with_prefix(&bytes)))?;
+        let what = format!("configuration of {reference}");
+        manifest::check_size(&what, Some(manifest.content.config().size()), &bytes)?;
+        verify(&what, &config, &to_hex(Sha256::new_with_prefix(&bytes)))?;
         let (config, diff_ids) = parse_config(&bytes)?;
         if diff_ids.len() != layers.len() {
             return Err(malformed(

@@ -1,5 +1,7 @@
 //! Pulls from registries over loopback: a server of the test for what goes wrong, and Debian's docker-registry for what goes right.
 
+mod documents;
+mod proxy;
 mod server;
 
 use rootfs::{Credential, ImageError, ImageStore, Progress, Reference, Registries};

@@ -5,14 +5,15 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     path::Path,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -35,6 +36,7 @@ pub struct Answer {
 }
 
 /// A registry in this process. Requests are noted as `METHOD path [range]`.
+#[derive(Clone)]
 pub struct Server {
     pub address: String,
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
@@ -55,6 +57,11 @@ impl Server {
             }
         });
         Self { address, answers, requests }
+    }
+
+    /// Answers on a connection that somebody else accepted.
+    pub fn serve(&self, stream: impl Read + Write) {
+        serve(stream, &self.answers, &self.requests);
     }
 
     pub fn put(&self, path: &str, answer: Answer) {
@@ -104,6 +111,13 @@ impl Server {
         change(self.answers.lock().expect("lock").get_mut(path).expect("served"));
     }
 
+    /// The one path that has `part` in it and not `without`.
+    pub fn path_with(&self, part: &str, without: &str) -> String {
+        let answers = self.answers.lock().expect("lock");
+        let mut fitting = answers.keys().filter(|path| path.contains(part) && !path.contains(without));
+        fitting.next().expect("served").clone()
+    }
+
     pub fn count(&self, part: &str) -> usize {
         self.requests.lock().expect("lock").iter().filter(|request| request.contains(part)).count()
     }
@@ -127,31 +141,17 @@ pub fn blob_path(bytes: &[u8]) -> String {
     format!("/v2/library/app/blobs/{}", digest(bytes))
 }
 
-fn serve(stream: TcpStream, answers: &Mutex<BTreeMap<String, Answer>>, requests: &Mutex<Vec<String>>) {
-    let mut writer = stream.try_clone().expect("cloned");
+/// Answers the requests of one connection; through a proxy a request names its host too (RFC 9112, absolute-form).
+fn serve(
+    stream: impl Read + Write,
+    answers: &Mutex<BTreeMap<String, Answer>>,
+    requests: &Mutex<Vec<String>>,
+) {
     let mut reader = BufReader::new(stream);
     loop {
-        let (mut line, mut range, mut authorization) = (String::new(), None, String::new());
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        loop {
-            let mut header = String::new();
-            if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
-                break;
-            }
-            let (name, value) = header.trim().split_once(": ").unwrap_or_default();
-            match name.to_ascii_lowercase().as_str() {
-                "range" => {
-                    range = value
-                        .strip_prefix("bytes=")
-                        .and_then(|v| v.trim_end_matches('-').parse::<usize>().ok())
-                }
-                "authorization" => authorization = value.to_owned(),
-                _ => {}
-            }
-        }
-        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let Some((line, range, authorization)) = request(&mut reader) else { return };
+        let target = line.split(' ').nth(1).unwrap_or_default();
+        let path = target.find("/v2/").map_or(target, |at| &target[at..]).to_owned();
         requests.lock().expect("lock").push(format!("{} {range:?} {authorization}", line.trim()));
         let mut answers = answers.lock().expect("lock");
         let missing = Answer {
@@ -171,7 +171,7 @@ fn serve(stream: TcpStream, answers: &Mutex<BTreeMap<String, Answer>>, requests:
         drop(answers);
         if answer.password.is_some_and(|password| authorization != format!("Basic {password}")) {
             let reply = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\nContent-Length: 0\r\n\r\n";
-            let _ = writer.write_all(reply.as_bytes());
+            let _ = reader.get_mut().write_all(reply.as_bytes());
             continue;
         }
         let from = range.unwrap_or(0);
@@ -187,13 +187,37 @@ fn serve(stream: TcpStream, answers: &Mutex<BTreeMap<String, Answer>>, requests:
         );
         let sent =
             cut.map(|(bytes, _)| bytes).or(answer.stall).map_or(body.len(), |bytes| bytes.min(body.len()));
-        if writer.write_all(&[head.as_bytes(), &body[..sent]].concat()).is_err() || cut.is_some() {
+        if reader.get_mut().write_all(&[head.as_bytes(), &body[..sent]].concat()).is_err() || cut.is_some() {
             return;
         }
         while answer.stall.is_some() {
             thread::park();
         }
     }
+}
+
+/// Reads the head of a request: its line, the first byte of its range and its authorization.
+fn request(reader: &mut impl BufRead) -> Option<(String, Option<usize>, String)> {
+    let (mut line, mut range, mut authorization) = (String::new(), None, String::new());
+    if reader.read_line(&mut line).unwrap_or(0) == 0 {
+        return None;
+    }
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
+            break;
+        }
+        let (name, value) = header.trim().split_once(": ").unwrap_or_default();
+        match name.to_ascii_lowercase().as_str() {
+            "range" => {
+                range =
+                    value.strip_prefix("bytes=").and_then(|v| v.trim_end_matches('-').parse::<usize>().ok())
+            }
+            "authorization" => authorization = value.to_owned(),
+            _ => {}
+        }
+    }
+    Some((line, range, authorization))
 }
 
 /// Whether `state` holds within ten seconds.

@@ -193,6 +193,9 @@ fn inside(dir: &Path, path: &str) -> Result<PathBuf, ImageError> {
 /// Unpacks the regular files of an archive of images; links of `docker save` become copies.
 fn unpack(input: impl Read, given: &Path, target: &Path) -> Result<(), ImageError> {
     let bad = |err: std::io::Error| {
+        if let Some(source) = of_this_host(&err) {
+            return ImageError::Io { what: "unpack", path: given.to_path_buf(), source };
+        }
         // tar quotes what it could not read, which may be anything.
         let why = err.to_string();
         let why = why.lines().next().unwrap_or_default();
@@ -209,4 +212,16 @@ fn unpack(input: impl Read, given: &Path, target: &Path) -> Result<(), ImageErro
     // What follows is padding, and with it the checksum of a packed archive.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(bad)?;
     Ok(())
+}
+
+/// What the kernel refused, if that is the cause: a full disk is no fault of the archive.
+fn of_this_host(err: &io::Error) -> Option<io::Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(err);
+    while let Some(err) = cause {
+        if let Some(errno) = err.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(io::Error::from_raw_os_error(errno));
+        }
+        cause = err.source();
+    }
+    None
 }

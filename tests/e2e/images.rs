@@ -65,3 +65,40 @@ fn images_go_out_and_come_back() {
     cluster.kubectl(&["delete", "pod", "user", "--now"]).ok();
     cluster.down();
 }
+
+/// No disk is ever as empty as the thresholds ask, so all goes that may, and an Event says that it was not enough.
+#[test]
+fn an_unused_image_goes_when_the_disk_is_full_and_one_in_use_stays() {
+    let cluster = Cluster::start(Options::default());
+    let busybox = archives().join("busybox.tar");
+    image(&cluster, &["import", text(&busybox), "--name", "kept:1"]).ok();
+    cluster.apply(POD);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/user", "--timeout=60s"]).ok();
+    // Of other digests than the one it is made from.
+    let file = cluster.dir.join("unused.tar");
+    image(&cluster, &["export", "kept:1", text(&file), "--format", "docker"]).ok();
+    image(&cluster, &["import", text(&file), "--name", "unused:1"]).ok();
+    assert_eq!(image(&cluster, &["ls", "-q"]).ok().lines().count(), 3);
+
+    assert!(cluster.kill_daemon("agent"));
+    let refused = cluster.up_with(&["--image-gc-high-threshold=10", "--image-gc-low-threshold=10"]);
+    assert!(refused.stderr.contains("--image-gc-low-threshold 10 must be lower than"), "{refused}");
+    let flags = ["--image-gc-high-threshold=1", "--image-gc-low-threshold=0", "--image-gc-minimum-age=0"];
+    cluster.up_with(&[&flags[..], &["--image-gc-period=1"]].concat()).ok();
+    let listed = || image(&cluster, &["ls", "-o", "json"]).ok();
+    let left =
+        cluster.wait_for("the unused image to go", || Some(listed()).filter(|all| !all.contains("unused:1")));
+    assert!(left.contains("docker.io/library/kept:1"), "{left}");
+    let event = cluster.wait_for("an Event of the node", || {
+        cluster.list("events", "").into_iter().find(|event| event["reason"] == "FreeDiskSpaceFailed")
+    });
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("Failed to garbage collect required amount of images."), "{event:#}");
+    assert_eq!((&event["type"], &event["involvedObject"]["kind"]), (&"Warning".into(), &"Node".into()));
+    let log = fs::read_to_string(cluster.dir.join("run/agent.log")).expect("a log");
+    let line = log.lines().find(|line| line.contains("unused image removed: the disk is full"));
+    assert!(line.is_some_and(|line| line.contains("docker.io/library/unused:1")), "{log}");
+    cluster.kubectl(&["get", "pod", "user"]).ok();
+    cluster.kubectl(&["delete", "pod", "user", "--now"]).ok();
+    cluster.down();
+}

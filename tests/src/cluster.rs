@@ -60,6 +60,11 @@ impl Cluster {
 
     /// `ctl up` with this cluster's flags; starts what does not run.
     pub fn up(&self) -> Ended {
+        self.up_with(&[])
+    }
+
+    /// The same with more flags, for the daemons that do not run.
+    pub fn up_with(&self, flags: &[&str]) -> Ended {
         let dir = self.dir.display();
         let mut words = vec![
             "up".to_owned(),
@@ -74,6 +79,7 @@ impl Cluster {
             "--node-name=node-1".to_owned(),
         ];
         words.extend((!self.options.enforce_limits).then(|| "--allow-unenforced-limits".to_owned()));
+        words.extend(flags.iter().map(|flag| (*flag).to_owned()));
         command::run(self.netns.command(binaries().join("ctl")).args(words), "")
     }
 

@@ -42,9 +42,46 @@ pub struct Args {
     /// Mirrors, credentials and exceptions of image registries
     #[arg(long, default_value = "/etc/wherry/registries.toml", value_name = "FILE")]
     registries: PathBuf,
+    #[command(flatten)]
+    image_gc: ImageGc,
     /// Run pods with limits also where cgroup v2 cannot enforce them
     #[arg(long)]
     allow_unenforced_limits: bool,
+}
+
+/// When unused images go, as `wherry-agent` takes it.
+#[derive(Debug, clap::Args)]
+struct ImageGc {
+    /// Remove unused images when this much of the disk is used; 100: never
+    #[arg(long, default_value_t = 85, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// Remove unused images until only this much of the disk is used
+    #[arg(long, default_value_t = 80, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
+    /// Keep an unused image for at least so long after it came or was last used
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    image_gc_minimum_age: u64,
+    /// Look at the disk this often
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    image_gc_period: u64,
+}
+
+impl ImageGc {
+    /// The agent's flags. Errors: what the agent would refuse, said before anything is started.
+    fn flags(&self) -> Result<[String; 4], CtlError> {
+        let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        if low >= high {
+            return Err(failed(format!(
+                "--image-gc-low-threshold {low} must be lower than --image-gc-high-threshold {high}"
+            )));
+        }
+        Ok([
+            format!("--image-gc-high-threshold={high}"),
+            format!("--image-gc-low-threshold={low}"),
+            format!("--image-gc-minimum-age={}", self.image_gc_minimum_age),
+            format!("--image-gc-period={}", self.image_gc_period),
+        ])
+    }
 }
 
 /// Where this host keeps things.
@@ -76,11 +113,12 @@ pub fn run(args: &Args, kubeconfig: Option<&Path>) -> Result<(), CtlError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(failed("ctl up needs root: it makes namespaces, cgroups and a bridge"));
     }
+    let image_gc = args.image_gc.flags()?;
     let binaries = host::binaries()?;
     for dir in [&args.host.run_dir, &args.host.state_dir, &args.host.log_dir] {
         fs::create_dir_all(dir).map_err(file("create", dir))?;
     }
-    let daemons = daemons(args, kubeconfig, &binaries);
+    let daemons = daemons(args, image_gc, kubeconfig, &binaries);
     for daemon in &daemons {
         start(daemon, &args.host, &binaries)?;
     }
@@ -112,7 +150,7 @@ fn revive(daemons: &[Daemon], host: &Host, binaries: &Path) -> Result<(), CtlErr
 }
 
 /// The three daemons in the order they start, with every path spelt out.
-fn daemons(args: &Args, kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
+fn daemons(args: &Args, image_gc: [String; 4], kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
     let (run, state) = (args.host.run_dir.display(), args.host.state_dir.display());
     let with = |name, own: Vec<String>| Daemon {
         name,
@@ -127,6 +165,7 @@ fn daemons(args: &Args, kubeconfig: &Path, binaries: &Path) -> [Daemon; 3] {
         format!("--runtime={}", binaries.join("wherry-runtime").display()),
         format!("--registries={}", args.registries.display()),
     ];
+    agent.extend(image_gc);
     agent.extend((!args.host.systemd()).then(|| format!("--cgroup-parent={}", args.cgroup_parent)));
     agent.extend(args.node_name.iter().map(|name| format!("--node-name={name}")));
     agent.extend(args.allow_unenforced_limits.then(|| "--allow-unenforced-limits".to_owned()));

@@ -5,6 +5,7 @@ use crate::{
     error::{io_error, malformed},
     image::{Record, architecture, hex, parse_config},
     layer::{decompress, to_hex},
+    remove,
     store::verify,
 };
 use serde_json::Value;
@@ -39,7 +40,7 @@ impl ImageStore {
         fs::create_dir(&staged).map_err(io_error("create", &staged))?;
         let images = unpack(input, given, &staged).and_then(|()| self.import_dir(&staged, given, name));
         // Staging is emptied at the next start at the latest.
-        let _ = fs::remove_dir_all(&staged);
+        let _ = remove::tree(&staged);
         images
     }
 

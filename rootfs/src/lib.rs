@@ -26,6 +26,7 @@ mod pull;
 mod reference;
 mod registries;
 mod registry;
+mod remove;
 mod snapshot;
 mod sparse;
 mod store;

@@ -1,6 +1,6 @@
 //! The writable layer of one container, or its copy of the image. Nothing is mounted here: the runtime mounts it where only the container sees it.
 
-use crate::{Image, ImageError, ImageStore, copy, error::io_error};
+use crate::{Image, ImageError, ImageStore, copy, error::io_error, remove};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -56,7 +56,7 @@ impl ImageStore {
         if root.is_dir() && !upper.exists() {
             return Ok(());
         }
-        match fs::remove_dir_all(dir) {
+        match remove::tree(dir) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", dir)(err)),
             _ => {}
         }
@@ -70,7 +70,7 @@ impl ImageStore {
     /// Removes the writable layer of a container; absent is success. Blocks.
     pub fn discard(&self, container: &str) -> Result<(), ImageError> {
         let dir = self.snapshot_dir(container);
-        match fs::remove_dir_all(&dir) {
+        match remove::tree(&dir) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", dir)(err)),
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use crate::{
     ImageError, Reference, Registries, embedded,
     error::io_error,
     image::{Image, Record, hex},
-    layer, overlay,
+    layer, overlay, remove,
     unpack::Limits,
 };
 use std::{
@@ -72,7 +72,7 @@ impl ImageStore {
             fs::create_dir_all(&path).map_err(io_error("create", path))?;
         }
         let staging = state_dir.join("staging");
-        match fs::remove_dir_all(&staging) {
+        match remove::tree(&staging) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
                 return Err(io_error("remove", staging)(err));
             }
@@ -81,7 +81,7 @@ impl ImageStore {
         let images = load(state_dir)?;
         let trial = staging.join("overlay");
         let overlay_refused = overlay::probe(&trial).err().map(|err| err.to_string());
-        fs::remove_dir_all(&trial).map_err(io_error("remove", &trial))?;
+        remove::tree(&trial).map_err(io_error("remove", &trial))?;
         let inner = Inner {
             root: state_dir.to_path_buf(),
             registries,
@@ -188,7 +188,7 @@ impl ImageStore {
             }
         }
         // Without the locks: a large layer takes its time.
-        doomed.into_iter().try_for_each(|path| fs::remove_dir_all(&path).map_err(io_error("remove", path)))
+        doomed.into_iter().try_for_each(|path| remove::tree(&path).map_err(io_error("remove", path)))
     }
 
     pub(crate) fn has_layer(&self, diff_id: &str) -> bool {
@@ -227,7 +227,7 @@ impl ImageStore {
             }
         });
         // Gone when it was renamed; otherwise emptied at the next start at the latest.
-        let _ = fs::remove_dir_all(&staged);
+        let _ = remove::tree(&staged);
         added
     }
 

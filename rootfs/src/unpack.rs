@@ -11,11 +11,11 @@
 use crate::{
     ImageError,
     error::{io_error, malformed},
+    remove,
     tarball::{Archive, Entry, Kind},
     whiteout::{self, OPAQUE, WHITEOUT},
 };
 use nix::{
-    dir::Dir,
     errno::Errno,
     fcntl::{AtFlags, OFlag, openat},
     sys::{
@@ -157,7 +157,7 @@ impl Target {
                 return Ok(false);
             }
             self.parent = None;
-            remove_directory(parent, name, 0).map_err(|err| failed("replace", entry, err))?;
+            remove::tree_at(parent, name).map_err(|err| failed("replace", entry, err))?;
             return Ok(false);
         }
         self.parent = None;
@@ -366,7 +366,7 @@ pub(crate) fn is_whiteout(stat: &FileStat) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() && stat.st_rdev == 0
 }
 
-fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+pub(crate) fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty()).map(File::from)?)
 }
@@ -416,29 +416,6 @@ fn own_node(entry: &Entry, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<(
     fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     let (atime, mtime) = times(entry);
     Ok(utimensat(parent, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
-}
-
-/// Deepest tree that an entry may replace.
-const DEPTH_MAX: usize = 256;
-
-fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> io::Result<()> {
-    if depth > DEPTH_MAX {
-        return Err(Errno::ENAMETOOLONG.into());
-    }
-    let dir = open_directory(parent, name)?;
-    let mut listing = Dir::from_fd(dir.try_clone()?.into())?;
-    let names: Vec<OsString> = listing
-        .iter()
-        .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()))
-        .collect::<Result<_, _>>()?;
-    for name in names.iter().filter(|name| *name != "." && *name != "..") {
-        if is_directory(&fstatat(&dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?) {
-            remove_directory(dir.as_fd(), name, depth + 1)?;
-        } else {
-            unlinkat(&dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
-        }
-    }
-    Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use crate::sparse::{self, Region};
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io::{self, Read},
     os::unix::ffi::OsStringExt,
@@ -15,6 +16,9 @@ use tar::{EntryType, Header};
 pub(crate) const BLOCK: usize = 512;
 /// Most bytes of one extension header (a long name, or PAX records).
 pub(crate) const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// Most bytes of what global headers say together, because every member after them gets it.
+const GLOBAL_BYTES_MAX: usize = 4 << 10;
 
 /// One member of an archive; its content is read from the [`Archive`] before the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,12 +63,13 @@ pub(crate) struct Archive<R> {
     /// Content of the current entry not read yet, and padding after it.
     left: u64,
     padding: u64,
-    global: Vec<Record>,
+    /// What global headers said so far.
+    global: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl<R: Read> Archive<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, global: Vec::new() }
+        Self { inner, left: 0, padding: 0, global: BTreeMap::new() }
     }
 
     /// The reader below, to read what follows the archive's end.
@@ -82,7 +87,10 @@ impl<R: Read> Archive<R> {
                 EntryType::GNULongName => long_path = Some(trimmed(self.extension()?)),
                 EntryType::GNULongLink => long_link = Some(trimmed(self.extension()?)),
                 EntryType::XHeader => pax = records(&self.extension()?)?,
-                EntryType::XGlobalHeader => self.global = records(&self.extension()?)?,
+                EntryType::XGlobalHeader => {
+                    let content = self.extension()?;
+                    self.globally(records(&content)?)?;
+                }
                 _ => {
                     let mut entry = plain(&header)?;
                     if let Some(path) = long_path {
@@ -97,10 +105,30 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Adds to what earlier global headers said, key by key; an empty value takes a key back (POSIX, pax, "pax Header Block").
+    fn globally(&mut self, records: Vec<Record>) -> io::Result<()> {
+        for (key, value) in records {
+            if key.starts_with(b"GNU.sparse.") {
+                return Err(bad("a global header says where files have holes"));
+            }
+            if value.is_empty() {
+                self.global.remove(&key)
+            } else {
+                self.global.insert(key, value)
+            };
+        }
+        let bytes: usize = self.global.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > GLOBAL_BYTES_MAX {
+            return Err(bad(&format!("global headers of {bytes} bytes, at most {GLOBAL_BYTES_MAX}")));
+        }
+        Ok(())
+    }
+
     /// Adds to `entry` what `pax` and the kind of the member say, and gets ready to read its content.
     fn member(&mut self, header: &Header, mut entry: Entry, pax: &[Record]) -> io::Result<Entry> {
         let mut holes = None;
-        for (key, value) in self.global.iter().chain(pax) {
+        let own = pax.iter().map(|(key, value)| (key, value));
+        for (key, value) in self.global.iter().chain(own) {
             match key.strip_prefix(b"GNU.sparse.") {
                 Some(key) => holes.get_or_insert_with(sparse::Records::default).take(key, value)?,
                 None => apply(&mut entry, key, value)?,
@@ -371,6 +399,38 @@ mod tests {
     }
 
     const END: [u8; 1024] = [0; 1024];
+
+    #[test]
+    fn global_headers_add_up_and_have_a_limit() {
+        let global = |records: &[(&str, &[u8])]| {
+            let mut bytes = pax(records);
+            bytes[156] = b'g';
+            // The sum of the header's bytes, with blanks in its own place.
+            bytes[148..156].fill(b' ');
+            let sum: u32 = bytes[..BLOCK].iter().map(|&byte| u32::from(byte)).sum();
+            bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            bytes
+        };
+        let file = || member(EntryType::Regular, b"f", b"");
+        let bytes = [
+            global(&[("uid", b"1"), ("gid", b"2")]),
+            global(&[("uid", b"3")]),
+            file(),
+            global(&[("gid", b"")]),
+            file(),
+            END.to_vec(),
+        ];
+        let owners: Vec<(u32, u32)> =
+            all(&bytes.concat()).expect("read").iter().map(|(entry, _)| (entry.uid, entry.gid)).collect();
+        assert_eq!(owners, [(3, 2), (3, 8)]);
+        let long = global(&[("SCHILY.xattr.user.a", &[b'x'; 3000])]);
+        let other = global(&[("SCHILY.xattr.user.b", &[b'x'; 3000])]);
+        assert!(all(&[&long[..], &long, &file(), &END].concat()).is_ok(), "the same again");
+        let error = all(&[&long[..], &other, &file(), &END].concat()).expect_err("too much");
+        assert!(error.to_string().contains("global headers of 6038 bytes"), "{error}");
+        let holes = global(&[("GNU.sparse.size", b"1")]);
+        assert!(all(&[&holes[..], &file(), &END].concat()).is_err());
+    }
 
     #[test]
     fn members_keep_name_owner_mode_time_and_content() {

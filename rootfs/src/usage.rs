@@ -49,7 +49,7 @@ impl ImageStore {
     /// Disk that the unpacked layer takes; 0 for one that is not here.
     pub(crate) fn layer_bytes(&self, diff_id: &str) -> Result<u64, ImageError> {
         let path = self.layer_path(diff_id);
-        match disk_usage(&path, &mut BTreeSet::new()) {
+        match disk_usage(&path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(0),
             usage => usage.map_err(io_error("measure", path)),
         }
@@ -81,16 +81,47 @@ fn modified_s(path: &Path) -> Option<u64> {
 }
 
 /// Bytes of a tree, what has several names counted once; links are not followed.
-fn disk_usage(path: &Path, seen: &mut BTreeSet<u64>) -> io::Result<u64> {
-    let meta = path.symlink_metadata()?;
-    if !meta.is_dir() && meta.nlink() > 1 && !seen.insert(meta.ino()) {
-        return Ok(0);
-    }
-    let mut bytes = meta.blocks() * STAT_BLOCK_BYTES;
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            bytes += disk_usage(&entry?.path(), seen)?;
+fn disk_usage(path: &Path) -> io::Result<u64> {
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0;
+    // A list, because trees may be deeper than descriptors are many.
+    let mut left = vec![path.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let meta = path.symlink_metadata()?;
+        if !meta.is_dir() && meta.nlink() > 1 && !seen.insert(meta.ino()) {
+            continue;
+        }
+        bytes += meta.blocks() * STAT_BLOCK_BYTES;
+        if meta.is_dir() {
+            for entry in fs::read_dir(path)? {
+                left.push(entry?.path());
+            }
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_are_many_is_measured() {
+        const INNER: &str = "WHERRY_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(INNER).is_none() {
+            let name = "usage::tests::a_tree_deeper_than_descriptors_are_many_is_measured";
+            let mut inner = std::process::Command::new("sh");
+            inner.args(["-c", "ulimit -n 256 && exec \"$0\" --exact \"$1\""]).env(INNER, "1");
+            inner.arg(std::env::current_exe().expect("this program")).arg(name);
+            assert!(inner.status().expect("started").success());
+            return;
+        }
+        let home = tempfile::tempdir().expect("directory");
+        let mut path = home.path().to_path_buf();
+        // Nearly as deep as a path can be.
+        (0..1900).for_each(|_| path.push("d"));
+        fs::create_dir_all(&path).expect("made");
+        fs::write(path.join("f"), [1; 5000]).expect("written");
+        assert!(disk_usage(home.path()).expect("measured") >= 5000);
+    }
 }

@@ -30,6 +30,8 @@ pub const SOCKET_FILE: &str = "monitor.sock";
 pub const SANDBOX_FILE: &str = "sandbox.bin";
 /// Name of the file the monitor holds a flock on; its content is the monitor's pid as text.
 pub const LOCK_FILE: &str = "monitor.lock";
+/// Name of the link that leads to the pod's user namespace, where it has one: the `path` of config.json's user namespace.
+pub const USERS_FILE: &str = "users";
 
 /// What the containers of one pod share.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -52,6 +54,16 @@ pub struct Sandbox {
     pub limits: Option<Limits>,
     /// `--root` of the runtime: where container state lives.
     pub state_root: PathBuf,
+    /// The pod's namespaces belong to a user namespace of its own with these ids, which containers join by [`USERS_FILE`]; never with
+    /// `host_network`, `host_ipc` or a container in the host's pids.
+    pub users: Option<Ids>,
+}
+
+/// Users and groups `host..host + count` of the host, which are `0..count` inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Ids {
+    pub host: u32,
+    pub count: u32,
 }
 
 /// cgroup v2 values; `None` leaves the kernel's default.
@@ -122,7 +134,7 @@ pub struct Create {
     /// Unique on the node.
     pub container: String,
     /// Directory with the OCI `config.json`. Its `linux.namespaces` lists only namespaces private to the container
-    /// (mount, pid, cgroup); net, ipc and uts are the monitor's own. `linux.cgroupsPath` is absolute, below
+    /// (mount, pid, cgroup), and the pod's user namespace by its path; net, ipc and uts are the monitor's own. `linux.cgroupsPath` is absolute, below
     /// [`Sandbox::cgroup`].
     pub bundle: PathBuf,
     /// When set, the root filesystem is this overlay, mounted inside the container's mount namespace on `root.path`

@@ -3,8 +3,8 @@
 
 use codec::{Decode, Encode};
 use runtime_protocol::{
-    Container, ContainerState, Create, Exec, Exit, FromMonitor, Limits, Open, Overlay, Request, RequestBody,
-    Sandbox, StreamFrame,
+    Container, ContainerState, Create, Exec, Exit, FromMonitor, Ids, Limits, Open, Overlay, Request,
+    RequestBody, Sandbox, StreamFrame,
 };
 use std::fmt::Debug;
 
@@ -91,6 +91,7 @@ fn the_file_that_a_monitor_starts_from() {
         cgroup: "/g".into(),
         limits: Some(limits),
         state_root: "/s".into(),
+        users: Some(Ids { host: 6, count: 7 }),
     };
-    pinned(&sandbox, "017001680100010101610162022f670101010102030104000105022f73");
+    pinned(&sandbox, "017001680100010101610162022f670101010102030104000105022f73010607");
 }

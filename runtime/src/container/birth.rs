@@ -4,7 +4,7 @@ use super::{ContainerError, io_error, kernel};
 use crate::{
     host,
     init::{
-        self,
+        self, InitError,
         channel::{self, FromInit},
     },
 };
@@ -18,10 +18,10 @@ use runtime_spec::{
 };
 use runtime_sys::process::{Clone, clone3, clone3_sibling, fork};
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -63,7 +63,7 @@ impl Namespaces {
     }
 
     /// Makes the child, a child of this process, in all of them and in `cgroup`.
-    pub fn clone(&self, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone, ContainerError> {
+    pub fn clone(&self, spec: &Spec, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone, ContainerError> {
         let mut join = Vec::new();
         for (flag, path) in &self.join {
             join.push((*flag, path, File::open(path).map_err(io_error("open", path))?));
@@ -81,6 +81,10 @@ impl Namespaces {
         if self.joins_users || !host::is_root() {
             return inside(
                 || {
+                    if let Some(process) = spec.process() {
+                        // Lowered with the host's rights only.
+                        init::identity::oom_score(process).map_err(InitError::from)?;
+                    }
                     enter()?;
                     // Whoever is in that namespace already may be hostile. An ordinary user's process hides when it has set what it sets in procfs.
                     if self.joins_users && host::is_root() { Ok(init::hide()?) } else { Ok(()) }
@@ -133,7 +137,7 @@ pub fn inside(
         });
         let said = match born {
             Ok(Clone::Child) => return Ok(Clone::Child),
-            Ok(Clone::Parent { pid, pidfd }) => theirs.send_born(pid, &pidfd),
+            Ok(Clone::Parent { pidfd, .. }) => theirs.send_born(&pidfd),
             Err(err) => theirs.send(&FromInit::Failed { code: 1, message: super::chain(&err) }),
         };
         std::process::exit(i32::from(said.is_err()));
@@ -142,10 +146,19 @@ pub fn inside(
     let born = ours.receive();
     let _ = waitid(Id::PIDFd(between.as_fd()), WaitPidFlag::WEXITED);
     match born.map_err(kernel("the process between died"))? {
-        (FromInit::Born { pid }, Some(pidfd)) => Ok(Clone::Parent { pid, pidfd }),
+        (FromInit::Born, Some(pidfd)) => Ok(Clone::Parent { pid: pid_of(&pidfd)?, pidfd }),
         (FromInit::Failed { code, message }, _) => Err(ContainerError::Init { code, message }),
         _ => Err(kernel("the process between")(io::ErrorKind::InvalidData.into())),
     }
+}
+
+/// The process's pid here, which is not what the process between is told where that is in another pid namespace; proc_pid_fdinfo(5).
+fn pid_of(pidfd: &OwnedFd) -> Result<i32, ContainerError> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+    let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0)
+        .ok_or_else(|| io_error("find a pid in", path)(io::ErrorKind::InvalidData.into()))
 }
 
 impl Back {

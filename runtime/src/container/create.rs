@@ -153,11 +153,12 @@ fn create_in(
     // On disk before there is anything to remove.
     record.save(state_root)?;
     let group = place.prepare(spec)?.map(|group| group.open()).transpose()?;
+    ids::give_streams(&options.stdio, spec.process().as_ref(), spec)?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
     let start = if at_once { None } else { Some(listen(&Record::dir(state_root, id))?) };
     let mapped = idmap::prepare(spec, options.bundle, &root, options.overlay.as_ref())?;
     let moved = matches!(place, Place::Systemd(_));
-    let cloned = Namespaces::of(spec, moved).clone(group.as_ref().map(AsFd::as_fd))?;
+    let cloned = Namespaces::of(spec, moved).clone(spec, group.as_ref().map(AsFd::as_fd))?;
     let Clone::Parent { pid, pidfd } = cloned else {
         drop((parent, group));
         let waits = moved || needs_parent(spec);
@@ -243,7 +244,7 @@ fn bring_up(
         match channel.receive().map_err(kernel(format!("{first} died before it was set up")))? {
             (FromInit::Terminal, master) => terminal = master,
             (FromInit::Failed { code, message }, _) => return Err(ContainerError::Init { code, message }),
-            (FromInit::Ready | FromInit::Born { .. } | FromInit::Mounted, _) => break,
+            (FromInit::Ready | FromInit::Born | FromInit::Mounted, _) => break,
         }
     }
     if record.started_ticks == 0 {

@@ -1,6 +1,6 @@
 //! Running a further process in a container.
 
-use super::{ContainerError, Created, Record, Stdio, birth, io_error, kernel};
+use super::{ContainerError, Created, Record, Stdio, birth, ids, io_error, kernel};
 use crate::{
     cgroup::Cgroup,
     host,
@@ -80,6 +80,7 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
         });
     }
     let cgroup = place(&record, options.cgroup)?.map(|group| group.open()).transpose()?;
+    ids::give_streams(&options.stdio, Some(&options.process), &spec)?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
     let asked = has_namespace(&spec, LinuxNamespaceType::User).then(|| options.process.clone());
     let cloned = clone_into(&container, &spec, &options.process, cgroup.as_ref().map(AsFd::as_fd))?;

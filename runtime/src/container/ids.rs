@@ -1,9 +1,12 @@
 //! The id maps of a user namespace; user_namespaces(7), newuidmap(1).
 
-use super::{ContainerError, io_error, kernel};
-use crate::init::channel;
-use nix::unistd::{getgid, getuid};
-use runtime_spec::oci::{LinuxIdMapping, Spec};
+use super::{ContainerError, Stdio, io_error, kernel};
+use crate::{host, init::channel};
+use nix::{
+    sys::stat::fstat,
+    unistd::{Uid, fchown, getgid, getuid},
+};
+use runtime_spec::oci::{LinuxIdMapping, LinuxIdMappingBuilder, Process, Spec};
 use runtime_sys::process::{Clone, clone3};
 use std::{
     fs::{self, File},
@@ -18,6 +21,37 @@ pub fn map(pid: i32, spec: &Spec) -> Result<(), ContainerError> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     let listed = |list: &Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
     write(pid, &listed(linux.uid_mappings()), &listed(linux.gid_mappings()))
+}
+
+/// Ids `host..host + count` of the host as `0..count`.
+pub fn range(host: u32, count: u32) -> Vec<LinuxIdMapping> {
+    let mapping = LinuxIdMappingBuilder::default().container_id(0u32).host_id(host).size(count).build();
+    vec![mapping.expect("every field is given")]
+}
+
+/// Gives the pipes that are to be the process's standard streams to its user, who may otherwise not open them again as `/dev/stdout`.
+pub fn give_streams(stdio: &Stdio, process: Option<&Process>, spec: &Spec) -> Result<(), ContainerError> {
+    let (Stdio::Pipes { stdin, stdout, stderr }, Some(process), true) = (stdio, process, host::is_root())
+    else {
+        return Ok(());
+    };
+    let listed = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_ref());
+    let uid = process.user().uid();
+    let mapped = listed.filter(|list| !list.is_empty()).map_or(Some(uid), |list| {
+        list.iter().find_map(|part| {
+            let above = uid.checked_sub(part.container_id()).filter(|above| *above < part.size())?;
+            Some(part.host_id() + above)
+        })
+    });
+    let Some(uid) = mapped else { return Ok(()) };
+    for stream in [stdin, stdout, stderr] {
+        let is_pipe = fstat(stream).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
+        if is_pipe {
+            fchown(stream, Some(Uid::from_raw(uid)), None)
+                .map_err(|err| kernel("give the standard streams to the process's user")(err.into()))?;
+        }
+    }
+    Ok(())
 }
 
 /// A user namespace that nobody is in, with these maps; for idmapped mounts.
@@ -43,7 +77,8 @@ pub fn namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Own
     }
 }
 
-fn write(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), ContainerError> {
+/// Writes these maps for the user namespace of `pid`.
+pub fn write(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), ContainerError> {
     if !getuid().is_root() {
         return write_as_user(pid, uids, gids);
     }

@@ -28,9 +28,7 @@ pub enum FromInit {
     /// Everything is set up; it waits for [`Channel::go`].
     Ready,
     /// A process between says that the first process exists; its pidfd comes with it.
-    Born {
-        pid: i32,
-    },
+    Born,
     /// A process between has made a mount, which comes with it.
     Mounted,
     Failed {
@@ -71,7 +69,7 @@ impl Channel {
             FromInit::Terminal => self.write(b"T", None),
             FromInit::Ready => self.write(b"R", None),
             FromInit::Mounted => self.write(b"M", None),
-            FromInit::Born { pid } => self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), None),
+            FromInit::Born => self.write(b"B", None),
             FromInit::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code];
                 bytes.extend(message.bytes().take(MESSAGE_BYTES_MAX - 2));
@@ -84,8 +82,8 @@ impl Channel {
         self.write(b"T", Some(master.as_raw_fd()))
     }
 
-    pub fn send_born(&self, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {
-        self.write(&[b"B", &pid.to_le_bytes()[..]].concat(), Some(pidfd.as_raw_fd()))
+    pub fn send_born(&self, pidfd: &OwnedFd) -> io::Result<()> {
+        self.write(b"B", Some(pidfd.as_raw_fd()))
     }
 
     pub fn send_mount(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
@@ -123,7 +121,7 @@ impl Channel {
             Some([b'T', ..]) => FromInit::Terminal,
             Some([b'R', ..]) => FromInit::Ready,
             Some([b'M', ..]) => FromInit::Mounted,
-            Some(&[b'B', a, b, c, d]) => FromInit::Born { pid: i32::from_le_bytes([a, b, c, d]) },
+            Some([b'B', ..]) => FromInit::Born,
             Some([b'F', code, message @ ..]) => {
                 FromInit::Failed { code: *code, message: String::from_utf8_lossy(message).into_owned() }
             }

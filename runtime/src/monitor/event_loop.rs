@@ -24,7 +24,7 @@ use nix::sys::{
 };
 use runtime_protocol::{
     ContainerState, FromMonitor, LOCK_FILE, Open, Request, RequestBody, SANDBOX_FILE, SOCKET_FILE, Sandbox,
-    StreamFrame,
+    StreamFrame, USERS_FILE,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -475,7 +475,7 @@ impl Monitor<'_> {
             result = result.and(self.delete(&name));
         }
         result = result.and(group.remove().map_err(|err| chain(&err)));
-        for file in [SOCKET_FILE, SANDBOX_FILE, LOCK_FILE] {
+        for file in [SOCKET_FILE, SANDBOX_FILE, USERS_FILE, LOCK_FILE] {
             // The directory is the agent's, which removes it whole.
             let _ = fs::remove_file(dir.join(file));
         }

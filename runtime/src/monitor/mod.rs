@@ -9,6 +9,7 @@ mod event_loop;
 mod log;
 mod relay;
 mod sandbox;
+mod users;
 
 use crate::container::ContainerError;
 use nix::{
@@ -20,7 +21,10 @@ use runtime_sys::process::{Clone, fork};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::net::UnixListener},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::{Path, PathBuf},
 };
 
@@ -49,12 +53,12 @@ pub fn daemonize(dir: &Path) -> Result<(), ContainerError> {
     }
     drop(ready);
     let code = match prepare(&dir, &sandbox, lock) {
-        Ok((listener, lock)) => {
+        Ok((listener, lock, users)) => {
             // Nobody listens any more if this fails, and then nobody waits either.
             let _ = write(&tell, &[0]);
             drop(tell);
             let outcome = event_loop::run(&dir, &sandbox, listener);
-            drop(lock);
+            drop((lock, users));
             i32::from(outcome.is_err())
         }
         Err(err) => {
@@ -85,13 +89,16 @@ fn prepare(
     dir: &Path,
     sandbox: &Sandbox,
     mut lock: Locked,
-) -> Result<(UnixListener, Locked), ContainerError> {
+) -> Result<(UnixListener, Locked, Option<OwnedFd>), ContainerError> {
     setsid().map_err(|err| kernel("setsid")(err.into()))?;
     std::env::set_current_dir("/").map_err(kernel("chdir /"))?;
     lock.set_len(0)
         .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
         .map_err(kernel("write the lock file"))?;
-    sandbox::enter(sandbox)?;
+    let users = sandbox::enter(sandbox)?;
+    if let Some(users) = &users {
+        users::link(users, dir)?;
+    }
     let handle = File::open(dir).map_err(io_error("open", dir))?;
     // Through a descriptor: a socket's path may be no longer than 107 bytes.
     let socket = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", handle.as_raw_fd()));
@@ -107,7 +114,7 @@ fn prepare(
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null));
     quiet.map_err(|err| kernel("let go of the standard streams")(err.into()))?;
-    Ok((listener, lock))
+    Ok((listener, lock, users))
 }
 
 fn io_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ContainerError {

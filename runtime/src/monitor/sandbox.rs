@@ -1,7 +1,12 @@
 //! What the containers of a pod share: namespaces, host name, sysctls, a cgroup.
 
-use super::kernel;
-use crate::{cgroup::Cgroup, container::ContainerError, init::channel, procfs::Procfs};
+use super::{kernel, users};
+use crate::{
+    cgroup::Cgroup,
+    container::ContainerError,
+    init::channel::{self, Channel},
+    procfs::Procfs,
+};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
@@ -12,10 +17,11 @@ use nix::{
 use runtime_protocol::{Limits, Sandbox};
 use runtime_spec::sysctl;
 use runtime_sys::process::{Clone, clone3};
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
-/// Leaves the host's namespaces for new ones and makes the pod's cgroup. Idempotent but for the namespaces, of which a new process has none.
-pub fn enter(sandbox: &Sandbox) -> Result<(), ContainerError> {
+/// Leaves the host's namespaces for new ones and makes the pod's cgroup; gives the pod's user namespace, where it has one. Idempotent but for the
+/// namespaces, of which a new process has none.
+pub fn enter(sandbox: &Sandbox) -> Result<Option<OwnedFd>, ContainerError> {
     let parent = sandbox
         .cgroup
         .parent()
@@ -32,16 +38,25 @@ pub fn enter(sandbox: &Sandbox) -> Result<(), ContainerError> {
     if !sandbox.host_ipc {
         new |= CloneFlags::CLONE_NEWIPC;
     }
+    if let Some(ids) = sandbox.users {
+        return users::enter(sandbox, ids, new).map(Some);
+    }
     unshare(new).map_err(|err| kernel("unshare the pod's namespaces")(err.into()))?;
+    name_and_set(sandbox, new)?;
+    if sandbox.share_pid {
+        shared_pids()?;
+    }
+    Ok(None)
+}
+
+/// Gives the `new` namespaces, which this process is in, their host name and sysctls.
+pub fn name_and_set(sandbox: &Sandbox, new: CloneFlags) -> Result<(), ContainerError> {
     if !sandbox.host_network {
         nix::unistd::sethostname(&sandbox.hostname)
             .map_err(|err| kernel(format!("set hostname {:?}", sandbox.hostname))(err.into()))?;
         runtime_sys::net::loopback_up().map_err(kernel("switch lo on"))?;
     }
-    for (name, value) in &sandbox.sysctls {
-        set_sysctl(name, value, new)?;
-    }
-    if sandbox.share_pid { shared_pids() } else { Ok(()) }
+    sandbox.sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value, new))
 }
 
 /// Sets what belongs to one of the `new` namespaces.
@@ -87,21 +102,26 @@ fn shared_pids() -> Result<(), ContainerError> {
         }
         Clone::Child => {
             drop(ours);
-            // With its parent gone there is no pod any more; it may be gone already.
-            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-            if theirs.wait_go().is_err() {
-                std::process::exit(1);
-            }
-            drop(theirs);
-            let mut child = SigSet::empty();
-            child.add(Signal::SIGCHLD);
-            let _ = child.thread_block();
-            loop {
-                while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
-                    .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
-                {}
-                let _ = child.wait();
-            }
+            reap_forever(theirs)
         }
+    }
+}
+
+/// The first process of the pod's pids, once the monitor lets it go on.
+pub fn reap_forever(channel: Channel) -> ! {
+    // With its parent gone there is no pod any more; it may be gone already.
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    if channel.wait_go().is_err() {
+        std::process::exit(1);
+    }
+    drop(channel);
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    let _ = child.thread_block();
+    loop {
+        while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+            .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
+        {}
+        let _ = child.wait();
     }
 }

@@ -7,10 +7,7 @@ use super::{MountError, Overlay, io_error, mount_overlay, options::Options, sour
 use crate::{
     container::{ContainerError, chain, end_child, ids, kernel},
     host,
-    init::{
-        channel::{self, Channel, FromInit},
-        has_new_namespace,
-    },
+    init::channel::{self, Channel, FromInit},
 };
 use nix::{
     fcntl::{OFlag, open},
@@ -18,14 +15,14 @@ use nix::{
     sys::stat::Mode,
     unistd::{Gid, Uid},
 };
-use runtime_spec::oci::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use runtime_spec::oci::{LinuxIdMapping, Mount, Spec};
 use runtime_sys::{
     mount::{Detached, clone_tree},
     process::{Clone, clone3},
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -52,18 +49,23 @@ pub fn prepare(
     root: &Path,
     overlay: Option<&Overlay>,
 ) -> Result<Mapped, ContainerError> {
+    let mut users = Users::default();
     let mounts = spec.mounts().iter().flatten();
-    let mounts = mounts.map(|mount| prepare_one(mount, spec, bundle)).collect::<Result<_, _>>()?;
+    let mounts =
+        mounts.map(|mount| prepare_one(mount, spec, bundle, &mut users)).collect::<Result<_, _>>()?;
     let root = match overlay.filter(|_| host::is_root()).zip(maps_of(spec)) {
-        Some((overlay, maps)) => Some(shifted_overlay(overlay, root, &maps)?),
+        Some((overlay, maps)) => {
+            let at = users.with(&maps)?;
+            Some(shifted_overlay(overlay, root, users.made[at].1.as_fd(), &maps)?)
+        }
         None => None,
     };
     Ok(Mapped { mounts, root })
 }
 
-/// The ids of the container's own user namespace, if it makes one with maps. One that is joined has maps that its layers were made for.
+/// The ids of the container's user namespace, if config.json gives them: also of one that it joins.
 fn maps_of(spec: &Spec) -> Option<Maps> {
-    let linux = spec.linux().as_ref().filter(|_| has_new_namespace(spec, LinuxNamespaceType::User))?;
+    let linux = spec.linux().as_ref()?;
     let listed = |list: &Option<Vec<LinuxIdMapping>>| list.clone().filter(|list| !list.is_empty());
     Some((listed(linux.uid_mappings())?, listed(linux.gid_mappings())?))
 }
@@ -72,13 +74,17 @@ fn maps_of(spec: &Spec) -> Option<Maps> {
 /// upper layer. Mounted by the host's root: only to that one does overlayfs show opaque directories, which are `trusted.*` attributes.
 ///
 /// A process between has a mount namespace for it, where each shifted layer hides the unshifted one: overlayfs takes layers by path.
-fn shifted_overlay(overlay: &Overlay, root: &Path, maps: &Maps) -> Result<Detached, ContainerError> {
-    let users = ids::namespace(&maps.0, &maps.1)?;
+fn shifted_overlay(
+    overlay: &Overlay,
+    root: &Path,
+    users: BorrowedFd<'_>,
+    maps: &Maps,
+) -> Result<Detached, ContainerError> {
     let (ours, theirs) = channel::pair().map_err(kernel("socketpair"))?;
     match clone3(libc::CLONE_NEWNS, None).map_err(kernel("clone3 with a mount namespace"))? {
         Clone::Child => {
             drop(ours);
-            let said = match mount_shifted(overlay, root, users.as_fd(), maps) {
+            let said = match mount_shifted(overlay, root, users, maps) {
                 Ok(made) => theirs.send_mount(made.as_fd()),
                 Err(err) => {
                     let message = chain(&refused(err));
@@ -120,14 +126,7 @@ fn mount_shifted(
         io_error("map the ids of", &overlay.upper)(io::Error::new(io::ErrorKind::InvalidInput, why))
     })?;
     for layer in overlay.lower.iter().map(std::path::PathBuf::as_path).chain([around]) {
-        shift(layer, users).map_err(|err| match err.raw_os_error() {
-            Some(libc::EINVAL | libc::EOPNOTSUPP) => {
-                let why =
-                    format!("{err}: its filesystem takes no idmapped mounts, which a user namespace needs");
-                io_error("map the ids of", layer)(io::Error::new(err.kind(), why))
-            }
-            _ => io_error("map the ids of", layer)(err),
-        })?;
+        shift(layer, users).map_err(unmapped(layer))?;
     }
     act_as(host_id(&maps.0), host_id(&maps.1)).map_err(io_error("make files for", around))?;
     let mounted = mount_overlay(overlay, root).and_then(|()| clone_tree(None, root, false));
@@ -136,6 +135,21 @@ fn mount_shifted(
         target: root.to_path_buf(),
         source,
     })
+}
+
+/// Says of a refusal what is behind it.
+fn unmapped(path: &Path) -> impl FnOnce(io::Error) -> MountError {
+    move |err| {
+        let why = match err.raw_os_error() {
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => {
+                let why =
+                    format!("{err}: its filesystem takes no idmapped mounts, which a user namespace needs");
+                io::Error::new(err.kind(), why)
+            }
+            _ => err,
+        };
+        io_error("map the ids of", path)(why)
+    }
 }
 
 /// What is the container's root's on the host.
@@ -194,15 +208,38 @@ pub fn plan(mount: &Mount, options: &Options, spec: &Spec) -> Result<Option<Maps
     }
 }
 
-fn prepare_one(mount: &Mount, spec: &Spec, bundle: &Path) -> Result<Option<Detached>, ContainerError> {
+/// User namespaces that mounts are shifted by; most have the same maps.
+#[derive(Default)]
+struct Users {
+    made: Vec<(Maps, OwnedFd)>,
+}
+
+impl Users {
+    /// Index of the one with these maps, made where it is missing.
+    fn with(&mut self, maps: &Maps) -> Result<usize, ContainerError> {
+        if let Some(at) = self.made.iter().position(|(made, _)| made == maps) {
+            return Ok(at);
+        }
+        self.made.push((maps.clone(), ids::namespace(&maps.0, &maps.1)?));
+        Ok(self.made.len() - 1)
+    }
+}
+
+fn prepare_one(
+    mount: &Mount,
+    spec: &Spec,
+    bundle: &Path,
+    users: &mut Users,
+) -> Result<Option<Detached>, ContainerError> {
     let options = Options::of(mount).map_err(refused)?;
-    let Some((uids, gids)) = plan(mount, &options, spec).map_err(refused)? else { return Ok(None) };
-    let users = ids::namespace(&uids, &gids)?;
+    let Some(maps) = plan(mount, &options, spec).map_err(refused)? else { return Ok(None) };
+    let at = users.with(&maps)?;
+    let users = &users.made[at].1;
     let source = source_of(mount, bundle).map_err(refused)?;
     let map = || -> io::Result<Detached> {
         let tree = clone_tree(None, &source, options.recursive)?;
         tree.map_ids(users.as_fd(), options.recursive_idmap)?;
         Ok(tree)
     };
-    map().map(Some).map_err(|err| refused(io_error("map the ids of", &source)(err)))
+    map().map(Some).map_err(|err| refused(unmapped(&source)(err)))
 }

@@ -3,8 +3,8 @@
 use crate::bundle::{Bundle, shell};
 use codec::{read_frame, write_frame};
 use runtime_protocol::{
-    Container, ContainerState, Create, Exec, Exit, FromMonitor, LOCK_FILE, MAGIC, Open, Overlay, Request,
-    RequestBody, SANDBOX_FILE, SOCKET_FILE, Sandbox, StreamFrame, VERSIONS,
+    Container, ContainerState, Create, Exec, Exit, FromMonitor, Ids, LOCK_FILE, MAGIC, Open, Overlay,
+    Request, RequestBody, SANDBOX_FILE, SOCKET_FILE, Sandbox, StreamFrame, USERS_FILE, VERSIONS,
 };
 use serde_json::{Value, json};
 use std::{
@@ -30,13 +30,18 @@ impl Pod {
     /// A monitor that has the container `script` created, its root an overlay.
     fn new(script: &str) -> Option<Self> {
         let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}]);
-        let (mut pod, create) = Self::monitor(shell(script)?, namespaces, |_| ());
+        let (mut pod, create) = Self::monitor(shell(script)?, namespaces, |_| (), |_| ());
         pod.request(RequestBody::Create(Box::new(create))).expect("created");
         Some(pod)
     }
 
     /// A monitor without containers, and what asks it for the one of `bundle`; the upper layer is given to `fill` first.
-    fn monitor(mut bundle: Bundle, namespaces: Value, fill: impl FnOnce(&Path)) -> (Self, Create) {
+    fn monitor(
+        mut bundle: Bundle,
+        namespaces: Value,
+        shape: impl FnOnce(&mut Sandbox),
+        fill: impl FnOnce(&Path),
+    ) -> (Self, Create) {
         let dir = bundle.dir.join("pod");
         for name in ["pod", "upper", "work", "empty"] {
             fs::create_dir(bundle.dir.join(name)).expect("made");
@@ -48,7 +53,7 @@ impl Pod {
         bundle = bundle.with("/linux/cgroupsPath", json!(cgroup.join("container")));
         bundle.config.as_object_mut().expect("an object").remove("hostname");
         bundle.write();
-        let sandbox = Sandbox {
+        let mut sandbox = Sandbox {
             pod: bundle.id.clone(),
             hostname: "the-pod".to_owned(),
             host_network: false,
@@ -58,7 +63,9 @@ impl Pod {
             cgroup,
             limits: None,
             state_root: bundle.state_root(),
+            users: None,
         };
+        shape(&mut sandbox);
         fs::write(dir.join(SANDBOX_FILE), codec::to_bytes(&sandbox).expect("encodes")).expect("written");
         bundle.runtime(&["monitor", "--dir", "pod"]).expect_ok();
         let control = connect(&bundle, &Open::Control);
@@ -208,10 +215,15 @@ fn layers_are_shifted_into_a_user_namespace() {
     // The pod's network is the host's user namespace's, which allows no sysfs of it.
     bundle.config["mounts"].as_array_mut().expect("a list").retain(|mount| mount["type"] != "sysfs");
     let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}, {"type": "user"}]);
-    let (mut pod, create) = Pod::monitor(bundle, namespaces, |upper| {
-        fs::create_dir(upper.join("opaque")).expect("made");
-        xattr::set(upper.join("opaque"), "trusted.overlay.opaque", b"y").expect("needs root");
-    });
+    let (mut pod, create) = Pod::monitor(
+        bundle,
+        namespaces,
+        |_| (),
+        |upper| {
+            fs::create_dir(upper.join("opaque")).expect("made");
+            xattr::set(upper.join("opaque"), "trusted.overlay.opaque", b"y").expect("needs root");
+        },
+    );
     pod.request(RequestBody::Create(Box::new(create))).expect("created");
     pod.start().expect("started");
     assert_eq!(pod.exit().code, 0);
@@ -227,6 +239,86 @@ fn layers_are_shifted_into_a_user_namespace() {
     pod.request(RequestBody::Shutdown).expect("shut down");
 }
 
+/// A container of a pod with users of its own: a volume whose owners are shifted, and what only a user namespace allows.
+fn with_users(script: &str) -> Option<Bundle> {
+    let bundle = shell(script)?;
+    fs::create_dir(bundle.dir.join("volume")).expect("made");
+    fs::write(bundle.dir.join("volume/file"), "kept\n").expect("written");
+    let map = json!([{"containerID": 0, "hostID": 3_000_000, "size": 65536}]);
+    let capabilities = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    let bundle = bundle
+            .with("/linux/uidMappings", map.clone())
+            .with("/linux/gidMappings", map)
+            .with("/linux/seccomp", Value::Null)
+            .with(
+                "/process/capabilities",
+                json!({"bounding": capabilities, "permitted": capabilities, "effective": capabilities}),
+            )
+            .also(
+                "/mounts",
+                json!({"destination": "/data", "type": "bind", "source": "volume", "options": ["rbind", "idmap"]}),
+            )
+            .also("/mounts", json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"}));
+    Some(bundle)
+}
+
+/// All that the pod has is its own users': namespaces, sysctls, processes, and what shifted volumes hold.
+#[test]
+fn a_pod_has_a_user_namespace_of_its_own() {
+    for shared in [false, true] {
+        let script = "cat /proc/self/uid_map; hostname; cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax; \
+            stat -c '%n %u:%g' /data/file /bin/busybox; touch /data/made; hostname other && hostname; \
+            echo reopened >/dev/stdout; ls /sys/class/net; exec sleep 1000";
+        let Some(bundle) = with_users(script) else { return };
+        let users = bundle.dir.join("pod").join(USERS_FILE);
+        let mut namespaces =
+            vec![json!({"type": "mount"}), json!({"type": "cgroup"}), json!({"type": "user", "path": users})];
+        namespaces.extend((!shared).then(|| json!({"type": "pid"})));
+        let shape = |sandbox: &mut Sandbox| {
+            sandbox.share_pid = shared;
+            sandbox.users = Some(Ids { host: 3_000_000, count: 65536 });
+            sandbox.sysctls.push(("kernel.msgmax".to_owned(), "9000".to_owned()));
+        };
+        let (mut pod, create) = Pod::monitor(bundle, json!(namespaces), shape, |_| ());
+        pod.request(RequestBody::Create(Box::new(create))).expect("created");
+        pod.start().expect("started");
+        let log = pod.log();
+        let text = || fs::read_to_string(&log).unwrap_or_default();
+        pod.bundle.wait_for("all is said", || text().contains(" lo"));
+        let log = text();
+        let lines: Vec<String> = log
+            .lines()
+            .filter_map(|line| line.splitn(4, ' ').nth(3))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = [
+            "0 3000000 65536",
+            "the-pod",
+            "1",
+            "9000",
+            "/data/file 0:0",
+            "/bin/busybox 0:0",
+            "other",
+            "reopened",
+        ];
+        assert_eq!(lines[..8], expected, "{log}");
+        let made = fs::metadata(pod.bundle.dir.join("volume/made")).expect("made");
+        assert_eq!((made.uid(), made.gid()), (0, 0));
+        let procs = fs::read_to_string(pod.bundle.cgroup().join("cgroup.procs")).expect("read");
+        let first = procs.split_whitespace().next().expect("a process");
+        assert_eq!(fs::metadata(format!("/proc/{first}")).expect("runs").uid(), 3_000_000);
+        let (out, end) = pod.exec(&["sh", "-c", "id -u; cat; echo again >/dev/stdout"], "in\n");
+        assert_eq!(
+            (out.as_str(), matches!(end, StreamFrame::Exit(Exit { code: 0, .. }))),
+            ("0\nin\nagain\n", true)
+        );
+        pod.request(RequestBody::Delete { container: pod.bundle.id.clone() }).expect("deleted");
+        pod.request(RequestBody::Shutdown).expect("shut down");
+        let left = users;
+        pod.bundle.wait_for("the monitor's files go", || left.symlink_metadata().is_err());
+    }
+}
+
 /// A layer on a filesystem without idmapped mounts is named, and nothing is left.
 #[test]
 fn layers_that_cannot_be_shifted_are_named() {
@@ -234,7 +326,7 @@ fn layers_that_cannot_be_shifted_are_named() {
     let map = json!([{"containerID": 0, "hostID": 1_000_000, "size": 65536}]);
     let bundle = bundle.with("/linux/uidMappings", map.clone()).with("/linux/gidMappings", map);
     let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}, {"type": "user"}]);
-    let (mut pod, mut create) = Pod::monitor(bundle, namespaces, |_| ());
+    let (mut pod, mut create) = Pod::monitor(bundle, namespaces, |_| (), |_| ());
     create.overlay.as_mut().expect("set").lower = vec!["/proc/self/net".into()];
     let refused = pod.request(RequestBody::Create(Box::new(create))).expect_err("procfs cannot");
     assert!(refused.contains("/proc/self/net") && refused.contains("idmapped"), "{refused}");
@@ -331,6 +423,7 @@ fn a_pod_sets_nothing_for_the_whole_host() {
             cgroup: bundle.cgroup(),
             limits: None,
             state_root: bundle.state_root(),
+            users: None,
         };
         let text = codec::to_bytes(&sandbox).expect("encodes");
         fs::write(bundle.dir.join("pod").join(SANDBOX_FILE), text).expect("written");

@@ -16,7 +16,7 @@ use nix::{
 };
 use runtime_protocol::{Limits, Sandbox};
 use runtime_spec::sysctl;
-use runtime_sys::process::{Clone, clone3};
+use runtime_sys::process::{Clone, clone3, close_all_but};
 use std::{io, os::fd::OwnedFd};
 
 /// Leaves the host's namespaces for new ones and makes the pod's cgroup; gives the pod's user namespace, where it has one. Idempotent but for the
@@ -114,7 +114,9 @@ pub fn reap_forever(channel: Channel) -> ! {
     if channel.wait_go().is_err() {
         std::process::exit(1);
     }
-    drop(channel);
+    // Whoever waits for the end of the monitor's output, or for its lock, waits for the monitor alone; and the pod gets at none of it here.
+    let _ = close_all_but(0, &[]);
+    std::mem::forget(channel);
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     let _ = child.thread_block();

@@ -307,6 +307,15 @@ fn a_pod_has_a_user_namespace_of_its_own() {
         let procs = fs::read_to_string(pod.bundle.cgroup().join("cgroup.procs")).expect("read");
         let first = procs.split_whitespace().next().expect("a process");
         assert_eq!(fs::metadata(format!("/proc/{first}")).expect("runs").uid(), 3_000_000);
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.monitor_pid())).expect("read");
+        let others = children.split_whitespace().filter(|pid| *pid != first).collect::<Vec<_>>();
+        assert_eq!(others.len(), usize::from(shared), "{children}");
+        for pid in others {
+            let open = || fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").count();
+            pod.bundle
+                .wait_for("the pod's first process lets go of what the monitor has open", || open() == 0);
+        }
         let (out, end) = pod.exec(&["sh", "-c", "id -u; cat; echo again >/dev/stdout"], "in\n");
         assert_eq!(
             (out.as_str(), matches!(end, StreamFrame::Exit(Exit { code: 0, .. }))),

@@ -4,6 +4,7 @@ use crate::{
     monitor,
     netd::Netd,
     pod::volumes::{self, Dirs},
+    user_ids::Pool,
 };
 use agent_protocol::{ClusterConfig, LimitsEnforced, NodeInfo, NodeStatus, Pod};
 use rootfs::ImageStore;
@@ -34,13 +35,19 @@ pub struct Host {
     pub labels: Vec<(String, String)>,
     pub addresses: Vec<Ipv4Addr>,
     pub memory_bytes: u64,
+    pub user_ids: Pool,
     /// Known once a scheduler has been reached.
     pub cluster: Arc<Mutex<Option<ClusterConfig>>>,
 }
 
 impl Host {
     pub fn dirs(&self, uid: &str) -> Dirs {
-        Dirs { state: self.state_dir.join("pods").join(uid), run: self.run_dir.join("pods").join(uid) }
+        Dirs { state: self.pods().join(uid), run: self.run_dir.join("pods").join(uid) }
+    }
+
+    /// The directory with every pod's lasting one.
+    pub fn pods(&self) -> PathBuf {
+        self.state_dir.join("pods")
     }
 
     /// State of the OCI runtime.

@@ -18,6 +18,7 @@ mod pod;
 mod report;
 mod session;
 mod streams;
+mod user_ids;
 
 use anyhow::Context;
 use clap::Parser;
@@ -71,6 +72,8 @@ struct Args {
     registries: PathBuf,
     #[command(flatten)]
     image_gc: image_gc::Options,
+    #[command(flatten)]
+    user_ids: user_ids::Options,
     /// Run pods with limits also where cgroup v2 cannot enforce them
     #[arg(long)]
     allow_unenforced_limits: bool,
@@ -101,7 +104,8 @@ fn main() -> ExitCode {
     let Ok(filter) = filter.inspect_err(|err| eprintln!("wherry-agent: --log {:?}: {err}", args.log)) else {
         return ExitCode::from(2);
     };
-    if let Err(why) = args.image_gc.policy() {
+    let refused = args.image_gc.policy().map(drop).and_then(|()| args.user_ids.pool().map(drop));
+    if let Err(why) = refused {
         eprintln!("wherry-agent: {why}");
         return ExitCode::from(2);
     }
@@ -178,6 +182,7 @@ async fn host(args: &Args) -> anyhow::Result<Host> {
         limits,
         labels: args.labels.clone(),
         addresses,
+        user_ids: args.user_ids.pool().map_err(anyhow::Error::msg)?,
         memory_bytes: host::meminfo("MemTotal:"),
         cluster: Arc::default(),
     })

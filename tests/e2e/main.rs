@@ -9,3 +9,4 @@ mod faults;
 mod images;
 mod pods;
 mod services;
+mod users;

@@ -4,11 +4,11 @@ use serde_json::Value;
 use tests::{Cluster, Options, cluster::condition, images::Registry};
 
 /// A pod of the busybox image; `spec` is indented by two.
-fn pod(name: &str, spec: &str) -> String {
+pub fn pod(name: &str, spec: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{run: {name}}}}}\nspec:\n{spec}")
 }
 
-fn status(pod: &Value, container: usize) -> &Value {
+pub fn status(pod: &Value, container: usize) -> &Value {
     &pod["status"]["containerStatuses"][container]
 }
 

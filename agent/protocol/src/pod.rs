@@ -16,6 +16,8 @@ pub struct Pod {
     pub host_pid: bool,
     pub host_ipc: bool,
     pub share_pid: bool,
+    /// `hostUsers: false`: its users are none of the host's.
+    pub own_users: bool,
     pub restart_policy: RestartPolicy,
     pub qos: QosClass,
     /// In order; each must end with 0 before the next starts, but one with `restart_always` (a sidecar) only has to have started.

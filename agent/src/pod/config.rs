@@ -2,6 +2,7 @@
 
 use agent_protocol::{Pod, QosClass, Seccomp, Security};
 use rootfs::User;
+use runtime_protocol::Ids;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -110,6 +111,8 @@ pub struct Inputs<'a> {
     /// Total memory of the host, bytes.
     pub memory_bytes: u64,
     pub seccomp: Option<Value>,
+    /// The pod's user namespace and what of the host its ids are, if it has its own.
+    pub users: Option<(PathBuf, Ids)>,
 }
 
 /// The document.
@@ -136,6 +139,10 @@ pub fn config(inputs: &Inputs<'_>) -> Value {
         "cgroupsPath": inputs.cgroup,
         "resources": resources(inputs),
     });
+    if let Some((_, ids)) = &inputs.users {
+        let map = json!([{ "containerID": 0, "hostID": ids.host, "size": ids.count }]);
+        (linux["uidMappings"], linux["gidMappings"]) = (map.clone(), map);
+    }
     if security.privileged {
         linux["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
     }
@@ -196,6 +203,9 @@ fn namespaces(inputs: &Inputs<'_>) -> Value {
     if !inputs.pod.share_pid && !inputs.pod.host_pid {
         namespaces.push(json!({ "type": "pid" }));
     }
+    if let Some((path, _)) = &inputs.users {
+        namespaces.push(json!({ "type": "user", "path": path }));
+    }
     Value::from(namespaces)
 }
 
@@ -218,7 +228,9 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
     ];
     for bind in &inputs.binds {
         let access = if bind.read_only { "ro" } else { "rw" };
-        let options = ["rbind", bind.propagation.as_str(), access];
+        let mut options = vec!["rbind", bind.propagation.as_str(), access];
+        // What is the host's root's is the pod's root's, and so on.
+        options.extend(inputs.users.is_some().then_some("idmap"));
         mounts.push(
             json!({ "destination": bind.target, "type": "bind", "source": bind.source, "options": options }),
         );

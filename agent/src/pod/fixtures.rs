@@ -47,6 +47,7 @@ pub fn pod(restart_policy: RestartPolicy, init: &[&str], main: &[&str]) -> Pod {
         host_pid: false,
         host_ipc: false,
         share_pid: false,
+        own_users: false,
         restart_policy,
         qos: QosClass::BestEffort,
         init_containers: containers(init),

@@ -10,7 +10,7 @@ use crate::{
 };
 use agent_protocol::{Pod, Protocol};
 use netd_protocol::{Attach, HostPort};
-use runtime_protocol::{Container, Limits, Sandbox};
+use runtime_protocol::{Container, Ids, Limits, Sandbox};
 use std::{fmt::Write, fs, net::Ipv4Addr, path::PathBuf};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,7 @@ pub async fn make(
     for dir in [dirs.state.join("etc"), dirs.run.clone(), host.pod_logs(&pod)] {
         fs::create_dir_all(&dir).map_err(|err| sandbox_failed(format!("create {}: {err}", dir.display())))?;
     }
+    let users = users(&pod, &host).map_err(sandbox_failed)?;
     let start = async {
         if !monitor::alive(&dirs.run) {
             let (cgroup, root, uid) = (host.cgroup(&pod.uid), host.runtime_root(), pod.uid.clone());
@@ -46,7 +47,7 @@ pub async fn make(
                 .map_err(|err| err.to_string())?
                 .map_err(|err| format!("clear what a lost monitor left: {err}"))?;
         }
-        monitor::start(&host.runtime, &dirs.run, &description(&pod, &host))
+        monitor::start(&host.runtime, &dirs.run, &description(&pod, &host, users))
             .await
             .map_err(|err| err.to_string())?;
         Monitor::connect(&dirs.run, events).await.map_err(|err| err.to_string())
@@ -64,7 +65,9 @@ pub async fn make(
     let addresses = Addresses { pod: ip, host: host.address() };
     let (spec, at) = (pod.clone(), dirs.clone());
     let prepared = tokio::task::spawn_blocking(move || {
-        volumes::prepare(&spec, &at, addresses).map_err(|err| crate::chain(&err))
+        volumes::prepare(&spec, &at, addresses)
+            .and_then(|()| if spec.own_users { volumes::expect_mappable(&spec, &at) } else { Ok(()) })
+            .map_err(|err| crate::chain(&err))
     })
     .await;
     let prepared = prepared.map_err(|err| err.to_string()).and_then(|prepared| prepared);
@@ -74,7 +77,20 @@ pub async fn make(
     Ok(Ready { monitor, ip, containers })
 }
 
-fn description(pod: &Pod, host: &Host) -> Sandbox {
+/// The pod's own users, if it is to have some; on disk before anything runs with them.
+fn users(pod: &Pod, host: &Host) -> Result<Option<Ids>, String> {
+    if !pod.own_users {
+        return Ok(None);
+    }
+    if let Some(why) = host.images.overlay_refused() {
+        return Err(format!(
+            "hostUsers: false needs overlayfs, which cannot be mounted on this node ({why}): a copy of an image belongs to the host's users"
+        ));
+    }
+    host.user_ids.assign(&host.pods(), &pod.uid).map(Some).map_err(|err| crate::chain(&err))
+}
+
+fn description(pod: &Pod, host: &Host, users: Option<Ids>) -> Sandbox {
     Sandbox {
         pod: pod.uid.clone(),
         hostname: pod.hostname.clone(),
@@ -85,6 +101,7 @@ fn description(pod: &Pod, host: &Host) -> Sandbox {
         cgroup: host.cgroup(&pod.uid),
         limits: host.limits_enforced().then(|| Limits { pids_max: Some(PIDS_MAX), ..Limits::default() }),
         state_root: host.runtime_root(),
+        users,
     }
 }
 

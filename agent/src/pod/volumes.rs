@@ -8,7 +8,10 @@ use agent_protocol::{EmptyDirMedium, File, FileContent, HostPathType, Mount, Pod
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, PermissionsExt, chown, symlink},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -171,6 +174,53 @@ fn host_path(path: &Path, kind: HostPathType) -> Result<(), String> {
     }
 }
 
+/// Checks that every volume can be shifted to the users of the pod, whose monitor runs. Blocks.
+pub fn expect_mappable(pod: &Pod, dirs: &Dirs) -> Result<(), VolumeError> {
+    let link = dirs.run.join(runtime_protocol::USERS_FILE);
+    for volume in &pod.volumes {
+        let users = fs::File::open(&link).map_err(io_error(volume, "open", &link))?;
+        let root = root(volume, dirs);
+        let mapped = runtime_sys::mount::clone_tree(None, &root, false)
+            .and_then(|tree| tree.map_ids(users.as_fd(), false));
+        match mapped {
+            Err(err) if err.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {
+                let message = format!(
+                    "{} lies on {}, which takes no idmapped mounts: hostUsers: false needs them",
+                    root.display(),
+                    filesystem(&root)
+                );
+                return Err(VolumeError::Refused { volume: volume.name.clone(), message });
+            }
+            // A hostPath that is not there is told of where it is mounted.
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(volume, "map the ids of", &root)(err));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Name of the filesystem that a path lies on; proc_pid_mountinfo(5).
+fn filesystem(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = table.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        Some((mount.split(' ').nth(4)?, kind.split(' ').next()?))
+    });
+    // The last of those on one place is the uppermost.
+    let around = mounts.filter(|(at, _)| path.starts_with(at)).max_by_key(|(at, _)| at.len());
+    around.map_or_else(|| "a filesystem".to_owned(), |(_, kind)| kind.to_owned())
+}
+
+fn root(volume: &Volume, dirs: &Dirs) -> PathBuf {
+    match &volume.source {
+        VolumeSource::HostPath { path, .. } => PathBuf::from(path),
+        _ => dirs.volume(volume),
+    }
+}
+
 /// The host's path behind a mount of a container; a subPath is followed by descriptor and never leaves the volume. Blocks.
 pub fn source(pod: &Pod, wanted: &Mount, dirs: &Dirs) -> Result<(PathBuf, bool), VolumeError> {
     let refused = |message: String| VolumeError::Refused { volume: wanted.volume.clone(), message };
@@ -180,10 +230,7 @@ pub fn source(pod: &Pod, wanted: &Mount, dirs: &Dirs) -> Result<(PathBuf, bool),
         .find(|volume| volume.name == wanted.volume)
         .ok_or_else(|| refused("the pod has no such volume".to_owned()))?;
     let files = matches!(volume.source, VolumeSource::Files { .. });
-    let root = match &volume.source {
-        VolumeSource::HostPath { path, .. } => PathBuf::from(path),
-        _ => dirs.volume(volume),
-    };
+    let root = root(volume, dirs);
     if wanted.sub_path.is_empty() {
         return Ok((root, files));
     }

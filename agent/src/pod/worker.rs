@@ -2,6 +2,7 @@
 
 mod actions;
 mod events;
+mod pull;
 
 use super::{
     decide::{Action, decide},

@@ -1,6 +1,9 @@
 //! What a pod's task does: each action is a job whose outcome comes back to the task.
 
-use super::Pods;
+use super::{
+    Pods,
+    pull::{ImageFailure, image},
+};
 use crate::{
     clock::{SECOND_NS, now_ns},
     host::Host,
@@ -14,11 +17,12 @@ use crate::{
         state::{ImageState, Run},
         volumes,
     },
+    user_ids,
 };
 use agent_protocol::{Pod, PullPolicy, Seccomp};
 use rootfs::{Credential, Image, ImageError, Reference};
-use runtime_protocol::{Create, Overlay, RequestBody};
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use runtime_protocol::{Create, Ids, Overlay, RequestBody, USERS_FILE};
+use std::{fs, path::PathBuf, time::Duration};
 
 /// Logs of one container: rotated at this size, this many files kept.
 const LOG_BYTES_MAX: u64 = 10 << 20;
@@ -51,12 +55,6 @@ pub enum Outcome {
     },
     Refreshed(Result<(), String>),
     Gone(Result<(), String>),
-}
-
-/// A pull that failed, as kubelet names it.
-pub struct ImageFailure {
-    pub reason: &'static str,
-    pub message: String,
 }
 
 impl Pods {
@@ -241,48 +239,6 @@ impl Pods {
     }
 }
 
-/// The image of that name by the pull policy; whether it was pulled.
-async fn image(
-    host: &Host,
-    name: &str,
-    policy: PullPolicy,
-    credentials: &[Credential],
-) -> Result<(Image, bool), ImageFailure> {
-    let reference: Reference = name.parse().map_err(|err: ImageError| ImageFailure {
-        reason: "InvalidImageName",
-        message: format!("Failed to apply default image tag \"{name}\": {err}"),
-    })?;
-    let mut present = host.images.resolve(&reference);
-    if let Some(image) = &present
-        // Garbage collection may just have taken it; from here on it leaves it alone.
-        && !mark_used(host, image)?
-    {
-        present = None;
-    }
-    // What is built in has no registry to be newer in.
-    let built_in = reference.registry == "wherry.local";
-    match (present, policy) {
-        (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok((image, false)),
-        (Some(image), PullPolicy::Always) if built_in => return Ok((image, false)),
-        (None, PullPolicy::Never) => {
-            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            return Err(ImageFailure { reason: "ErrImageNeverPull", message });
-        }
-        _ => {}
-    }
-    let pulled = host.images.pull(&reference, credentials, Arc::new(|_| {})).await;
-    let failed = |err: ImageError| ImageFailure {
-        reason: "ErrImagePull",
-        message: format!("failed to pull and unpack image \"{reference}\": {}", crate::chain(&err)),
-    };
-    pulled.map(|image| (image, true)).map_err(failed)
-}
-
-fn mark_used(host: &Host, image: &Image) -> Result<bool, ImageFailure> {
-    let marked = host.images.mark_used(&image.digest, now_ns() / SECOND_NS);
-    marked.map_err(|err| ImageFailure { reason: "ErrImagePull", message: crate::chain(&err) })
-}
-
 /// One run of a container, from image to started program.
 struct Start {
     host: Host,
@@ -382,6 +338,7 @@ impl Start {
             may_protect: may_protect(),
             memory_bytes: self.host.memory_bytes,
             seccomp,
+            users: self.users().map_err(failed)?,
         };
         let text = config::config(&inputs).to_string();
         fs::write(bundle.join("config.json"), text)
@@ -403,6 +360,16 @@ impl Start {
             stdin: container.stdin,
             stdin_once: container.stdin_once,
         })
+    }
+
+    fn users(&self) -> Result<Option<(PathBuf, Ids)>, String> {
+        if !self.pod.own_users {
+            return Ok(None);
+        }
+        let dirs = self.host.dirs(&self.pod.uid);
+        let ids = user_ids::load(&dirs.state).map_err(|err| crate::chain(&err))?;
+        let ids = ids.ok_or_else(|| format!("the user ids of pod {} are lost", self.pod.uid))?;
+        Ok(Some((dirs.run.join(USERS_FILE), ids)))
     }
 
     fn seccomp(&self) -> Result<Option<serde_json::Value>, String> {

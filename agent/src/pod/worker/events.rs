@@ -122,7 +122,7 @@ impl Pods {
     fn image_done(
         &mut self,
         index: usize,
-        result: Result<rootfs::Image, super::actions::ImageFailure>,
+        result: Result<rootfs::Image, super::pull::ImageFailure>,
         pulled_in: Option<Duration>,
     ) {
         let name = self.state.container(index).image.clone();

@@ -32,11 +32,29 @@ pub fn spec(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
         );
         errors.push(invalid(format!("{at}.terminationGracePeriodSeconds"), message));
     }
+    users(spec, at, errors);
+}
+
+/// What does not go with `hostUsers: false`, and what does not go without.
+fn users(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
     if spec["hostUsers"] == false {
-        // To run it among the host's users, as if it had not asked, would be less isolation than was asked for.
-        let message = "Unsupported value: false: nodes give pods no user namespace: leave the field out, or set it to true";
-        let field = format!("{at}.hostUsers");
-        errors.push(FieldError { reason: "FieldValueNotSupported", field, message: message.to_owned() });
+        // The names are Kubernetes' own.
+        for (field, named) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+        {
+            if spec[field] == true {
+                errors.push(forbidden(format!("{at}.{named}"), "when `pod.Spec.HostUsers` is false"));
+            }
+        }
+        return;
+    }
+    for list in ["initContainers", "containers"] {
+        for (index, container) in spec[list].as_array().into_iter().flatten().enumerate() {
+            if container["securityContext"]["procMount"] == "Unmasked" {
+                let field = format!("{at}.{list}[{index}].securityContext.procMount");
+                let message = "Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`";
+                errors.push(invalid(field, message.to_owned()));
+            }
+        }
     }
 }
 

@@ -59,16 +59,35 @@ fn a_running_pod_keeps_its_spec() {
 }
 
 #[test]
-fn a_user_namespace_is_refused_not_forgotten() {
-    let mut template = deployment(json!({"app": "nginx"}));
-    let allowed = [Value::Null, json!(true)];
-    for users in allowed {
-        template["spec"]["template"]["spec"]["hostUsers"] = users;
-        assert_eq!(errors(&DEPLOYMENTS, template.clone()), [""; 0]);
+fn a_user_namespace_takes_no_host_namespaces() {
+    let forbidden = |name: &str| {
+        vec![format!("spec.template.spec.{name}: Forbidden: when `pod.Spec.HostUsers` is false")]
+    };
+    let unmasked = "spec.template.spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`";
+    for (users, field, expected) in [
+        (json!(false), None, vec![]),
+        (json!(true), None, vec![]),
+        (json!(true), Some("hostNetwork"), vec![]),
+        (Value::Null, Some("hostPID"), vec![]),
+        (json!(false), Some("hostNetwork"), forbidden("hostNetwork")),
+        (json!(false), Some("hostPID"), forbidden("HostPID")),
+        (json!(false), Some("hostIPC"), forbidden("HostIPC")),
+        (json!(false), Some("procMount"), vec![]),
+        (json!(true), Some("procMount"), vec![unmasked.to_owned()]),
+        (Value::Null, Some("procMount"), vec![unmasked.to_owned()]),
+    ] {
+        let mut template = deployment(json!({"app": "nginx"}));
+        let spec = &mut template["spec"]["template"]["spec"];
+        spec["hostUsers"] = users.clone();
+        match field {
+            Some("procMount") => {
+                spec["containers"][0]["securityContext"] = json!({"procMount": "Unmasked"});
+            }
+            Some(field) => spec[field] = json!(true),
+            None => {}
+        }
+        assert_eq!(errors(&DEPLOYMENTS, template), expected, "{users} with {field:?}");
     }
-    template["spec"]["template"]["spec"]["hostUsers"] = json!(false);
-    let refused = errors(&DEPLOYMENTS, template).remove(0);
-    assert!(refused.starts_with("spec.template.spec.hostUsers: Unsupported value: false"), "{refused}");
 }
 
 #[test]

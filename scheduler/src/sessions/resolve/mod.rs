@@ -62,6 +62,7 @@ pub fn resolve(object: &Value, sources: &Sources) -> Pod {
         host_pid: spec["hostPID"] == true,
         host_ipc: spec["hostIPC"] == true,
         share_pid: spec["shareProcessNamespace"] == true,
+        own_users: spec["hostUsers"] == false,
         restart_policy: match text(&spec["restartPolicy"]) {
             "Never" => RestartPolicy::Never,
             "OnFailure" => RestartPolicy::OnFailure,

@@ -3,21 +3,35 @@
 use super::{kernel, users};
 use crate::{
     cgroup::Cgroup,
-    container::ContainerError,
-    init::channel::{self, Channel},
+    container::{ContainerError, chain, end_child},
+    init::{
+        InitError,
+        channel::{self, Channel, FromInit},
+    },
+    mounts,
     procfs::Procfs,
 };
 use nix::{
+    fcntl::{OFlag, open},
+    mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal},
+        stat::Mode,
     },
 };
 use runtime_protocol::{Limits, Sandbox};
 use runtime_spec::sysctl;
-use runtime_sys::process::{Clone, clone3, close_all_but};
-use std::{io, os::fd::OwnedFd};
+use runtime_sys::{
+    mount::new_filesystem,
+    process::{Clone, clone3, close_all_but},
+};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 /// Leaves the host's namespaces for new ones and makes the pod's cgroup; gives the pod's user namespace, where it has one. Idempotent but for the
 /// namespaces, of which a new process has none.
@@ -96,15 +110,43 @@ fn shared_pids() -> Result<(), ContainerError> {
     match clone3(libc::CLONE_NEWPID, None).map_err(kernel("clone3 with a pid namespace"))? {
         Clone::Parent { pidfd, .. } => {
             drop(theirs);
-            ours.go().map_err(kernel("the pod's pid namespace"))?;
+            let first = "the first process of the pod's pids";
+            if let (FromInit::Failed { code, message }, _) = ours.receive().map_err(kernel(first))? {
+                end_child(&pidfd);
+                return Err(ContainerError::Init { code, message });
+            }
+            ours.go().map_err(kernel(first))?;
             setns(&pidfd, CloneFlags::CLONE_NEWPID)
                 .map_err(|err| kernel("join the pod's pid namespace")(err.into()))
         }
         Clone::Child => {
             drop(ours);
+            let said = match leave_the_host() {
+                Ok(()) => theirs.send(&FromInit::Ready),
+                Err(err) => theirs.send(&FromInit::Failed { code: 1, message: chain(&err) }),
+            };
+            if said.is_err() {
+                std::process::exit(1);
+            }
             reap_forever(theirs)
         }
     }
+}
+
+/// Takes this process, which is to be in a pod's pids, to an empty root of its own: who may trace there would be in the host's through
+/// /proc/1/root.
+pub fn leave_the_host() -> Result<(), ContainerError> {
+    let failed = || kernel("leave the host's root");
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|err| failed()(err.into()))?;
+    let none: Option<&Path> = None;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)
+        .map_err(|err| failed()(err.into()))?;
+    let empty = new_filesystem("tmpfs", &[("size", Some("4k"))], 0).map_err(failed())?;
+    // Any directory will do that is always there.
+    let at = open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|err| failed()(err.into()))?;
+    let root = empty.attach(at.as_fd()).map_err(failed())?;
+    Ok(mounts::pivot(&root).map_err(InitError::from)?)
 }
 
 /// The first process of the pod's pids, once the monitor lets it go on.

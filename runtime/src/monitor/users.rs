@@ -5,7 +5,7 @@
 
 use super::{
     kernel,
-    sandbox::{name_and_set, reap_forever},
+    sandbox::{leave_the_host, name_and_set, reap_forever},
 };
 use crate::{
     container::{ContainerError, chain, end_child, ids},
@@ -74,7 +74,8 @@ fn inside(sandbox: &Sandbox, new: CloneFlags, channel: Channel) -> ! {
         init::identity::become_root().map_err(InitError::from)?;
         // It has the host's files in reach, which root of this namespace must not get at through it.
         init::hide()?;
-        name_and_set(sandbox, new)
+        name_and_set(sandbox, new)?;
+        if sandbox.share_pid { leave_the_host() } else { Ok(()) }
     };
     let said = match set() {
         Ok(()) => channel.send(&FromInit::Ready),

@@ -262,6 +262,30 @@ fn with_users(script: &str) -> Option<Bundle> {
     Some(bundle)
 }
 
+/// The first process of shared pids gives the pod nothing of the host's, not even to one who may trace it.
+fn expect_secluded(bundle: &Bundle, pid: &str) {
+    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).expect("listed").count();
+    bundle.wait_for("it lets go of what the monitor has open", || count("fd") == 0);
+    assert_eq!(count("root"), 0, "its root is empty");
+}
+
+#[test]
+fn containers_share_their_pids() {
+    let Some(bundle) = shell("test $$ -gt 1 && exec sleep 1000") else { return };
+    let namespaces = json!([{"type": "mount"}, {"type": "cgroup"}]);
+    let (mut pod, create) = Pod::monitor(bundle, namespaces, |sandbox| sandbox.share_pid = true, |_| ());
+    pod.request(RequestBody::Create(Box::new(create))).expect("created");
+    pod.start().expect("started");
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.monitor_pid())).expect("read");
+    let first = children.split_whitespace().next().expect("the first of the pod's pids is the oldest");
+    expect_secluded(&pod.bundle, first);
+    let (out, _) = pod.exec(&["cat", "/proc/1/comm"], "");
+    assert_eq!(out, "wherry-runtime\n");
+    pod.request(RequestBody::Delete { container: pod.bundle.id.clone() }).expect("deleted");
+    pod.request(RequestBody::Shutdown).expect("shut down");
+}
+
 /// All that the pod has is its own users': namespaces, sysctls, processes, and what shifted volumes hold.
 #[test]
 fn a_pod_has_a_user_namespace_of_its_own() {
@@ -312,9 +336,7 @@ fn a_pod_has_a_user_namespace_of_its_own() {
         let others = children.split_whitespace().filter(|pid| *pid != first).collect::<Vec<_>>();
         assert_eq!(others.len(), usize::from(shared), "{children}");
         for pid in others {
-            let open = || fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").count();
-            pod.bundle
-                .wait_for("the pod's first process lets go of what the monitor has open", || open() == 0);
+            expect_secluded(&pod.bundle, pid);
         }
         let (out, end) = pod.exec(&["sh", "-c", "id -u; cat; echo again >/dev/stdout"], "in\n");
         assert_eq!(

@@ -58,6 +58,13 @@ fn images_are_copied_where_overlayfs_is_refused() {
         .ok();
     let events = cluster.kubectl(&["get", "events", "--field-selector=reason=OverlayUnavailable"]).ok();
     assert!(events.contains("Warning") && events.contains("a copy of its image"), "{events}");
+    cluster.apply(&pod("own", "  hostUsers: false\n  containers: [{name: main, image: busybox}]\n"));
+    cluster.wait_for("users of its own are refused, not forgotten", || {
+        let told = cluster.kubectl(&["describe", "pod", "own"]).ok();
+        (told.contains("FailedCreatePodSandBox") && told.contains("hostUsers: false needs overlayfs"))
+            .then_some(())
+    });
+    cluster.kubectl(&["delete", "pod", "own", "--grace-period=1"]).ok();
     let log = std::fs::read_to_string(cluster.dir.join("run/agent.log")).expect("the agent's log");
     assert_eq!(log.matches("overlayfs cannot be mounted").count(), 1, "said once: {log}");
     cluster.kubectl(&["delete", "pod", "copied", "--grace-period=1"]).ok();

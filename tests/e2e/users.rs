@@ -152,6 +152,9 @@ fn ranges_are_kept_and_apart(cluster: &Cluster) {
         cluster.kubectl(&["exec", "one", "--", "true"]).success().then_some(())
     });
     assert_eq!((range(cluster, "one").0, range(cluster, "two").0), (one, two));
+    let outside = "ls /proc/1/root; ls /proc/1/fd; cat /proc/1/environ";
+    let seen = cluster.kubectl(&["exec", "two", "--", "sh", "-c", outside]);
+    assert_eq!(seen.stdout, "", "the first of the pod's pids gives nothing of the host's");
     // A run that the new agent starts has the same users.
     for pid in processes(cluster, "two") {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);

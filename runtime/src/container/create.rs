@@ -25,13 +25,12 @@ use runtime_spec::{
 };
 use runtime_sys::process::Clone;
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::{fs::DirBuilderExt, net::UnixListener},
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// What to create.
@@ -155,7 +154,7 @@ fn create_in(
     let group = place.prepare(spec)?.map(|group| group.open()).transpose()?;
     ids::give_streams(&options.stdio, spec.process().as_ref(), spec)?;
     let (parent, child) = channel::pair().map_err(kernel("socketpair"))?;
-    let start = if at_once { None } else { Some(listen(&Record::dir(state_root, id))?) };
+    let start = if at_once { None } else { Some(listen(state_root, id)?) };
     let mapped = idmap::prepare(spec, options.bundle, &root, options.overlay.as_ref())?;
     let moved = matches!(place, Place::Systemd(_));
     let cloned = Namespaces::of(spec, moved).clone(spec, group.as_ref().map(AsFd::as_fd))?;
@@ -275,9 +274,8 @@ fn prestart(hooks: &runtime_spec::oci::Hooks) -> Option<&Vec<runtime_spec::oci::
     hooks.prestart().as_ref()
 }
 
-/// The socket that `start` connects to. Bound through the directory's descriptor: a socket's path may be no longer than 107 bytes.
-fn listen(dir: &Path) -> Result<UnixListener, ContainerError> {
-    let handle = File::open(dir).map_err(io_error("open", dir))?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/start.sock", handle.as_raw_fd()));
-    UnixListener::bind(path).map_err(io_error("listen in", dir))
+/// The socket that `start` connects to.
+fn listen(state_root: &Path, id: &ContainerId) -> Result<UnixListener, ContainerError> {
+    Record::with_start_socket(state_root, id, |path| UnixListener::bind(path))
+        .map_err(io_error("listen on", Record::start_socket(state_root, id)))
 }

@@ -11,11 +11,8 @@ use runtime_sys::process::{pidfd_open, pidfd_send_signal};
 use std::{
     fs, io,
     io::Read,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::net::UnixStream,
-    },
-    path::{Path, PathBuf},
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::Path,
     time::Duration,
 };
 
@@ -27,11 +24,8 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Runs the program of a created container; returns when exec has succeeded, or with its error (126, 127).
 pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), ContainerError> {
     let record = expect(state_root, id, "start", |status| status == Status::Created)?;
-    let dir = Record::dir(state_root, id);
-    let handle = fs::File::open(&dir).map_err(io_error("open", &dir))?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/start.sock", handle.as_raw_fd()));
-    let mut init =
-        UnixStream::connect(path).map_err(kernel("the container's first process does not answer"))?;
+    let mut init = Record::with_start_socket(state_root, id, |path| UnixStream::connect(path))
+        .map_err(kernel("the container's first process does not answer"))?;
     // From here on it is started, whatever becomes of us.
     let socket = Record::start_socket(state_root, id);
     fs::remove_file(&socket).map_err(io_error("remove", socket))?;

@@ -1,8 +1,8 @@
 //! A container's life: create, start, signal, exec, delete; and what of it is on disk.
 //!
 //! On disk: `<state root>/<id>/{state.json, start.sock}`. The directory is made first and removed last, so whatever a crash leaves is found by
-//! [`delete`]. A created container's first process waits in accept(2) on `start.sock`, which works from any process; once the socket is gone the
-//! program runs.
+//! [`delete`]. A created container's first process waits in accept(2) on `start.sock`, which works from any process; once nobody listens there
+//! the program runs.
 
 mod birth;
 mod create;

@@ -12,9 +12,14 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
-    os::fd::AsFd,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixDatagram,
+    },
     path::{Path, PathBuf},
 };
+
+const START_SOCKET: &str = "start.sock";
 
 /// A container as `state.json` has it.
 #[derive(Clone, Debug)]
@@ -54,7 +59,17 @@ impl Record {
     }
 
     pub fn start_socket(state_root: &Path, id: &ContainerId) -> PathBuf {
-        Self::dir(state_root, id).join("start.sock")
+        Self::dir(state_root, id).join(START_SOCKET)
+    }
+
+    /// Binds or connects the start socket by a path through the directory's descriptor: it may be no longer than 107 bytes.
+    pub fn with_start_socket<T>(
+        state_root: &Path,
+        id: &ContainerId,
+        open: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let dir = File::open(Self::dir(state_root, id))?;
+        open(Path::new(&format!("/proc/self/fd/{}/{START_SOCKET}", dir.as_raw_fd())))
     }
 
     /// Writes the record, whole or not at all.
@@ -115,7 +130,20 @@ impl Record {
         if !self.cgroup.as_os_str().is_empty() && Cgroup::at(&self.cgroup).frozen() {
             return Status::Paused;
         }
-        if Self::start_socket(state_root, &self.id).exists() { Status::Created } else { Status::Running }
+        if Self::waits(state_root, &self.id) { Status::Created } else { Status::Running }
+    }
+
+    /// Whether the first process waits for `start`: by who has the socket open, as its file may outlive a `start` that was killed.
+    fn waits(state_root: &Path, id: &ContainerId) -> bool {
+        if !Self::start_socket(state_root, id).exists() {
+            return false;
+        }
+        // Refused for its kind where somebody listens, who notices nothing; and because there is nobody where nobody does.
+        let knock = |path: &Path| UnixDatagram::unbound()?.connect(path);
+        let answer = Self::with_start_socket(state_root, id, knock);
+        !answer.is_err_and(|err| {
+            matches!(err.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+        })
     }
 
     /// The scope that systemd made.

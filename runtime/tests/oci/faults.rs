@@ -167,7 +167,21 @@ fn killed_at_any_call_of_run() {
 fn killed_at_any_call_of_start() {
     let Some(mut case) = Case::new("sleep 1000", &[&["create", "{id}"]], &["start", "{id}"]) else { return };
     case.with_first = true;
-    case.each(Fault::Kill, |_, _| ());
+    case.each(Fault::Kill, |_, what| {
+        case.bundle.wait_for(&format!("{what}: the status is wrong"), || tells_the_truth(&case.bundle));
+    });
+}
+
+/// Created until the program runs, and running from then on.
+fn tells_the_truth(bundle: &Bundle) -> bool {
+    let state = bundle.state();
+    let program = fs::read_link(format!("/proc/{}/exe", state["pid"]));
+    let runs = program.is_ok_and(|program| program.ends_with("busybox"));
+    match state["status"].as_str() {
+        Some("created") => !runs,
+        Some("running") => runs,
+        _ => true,
+    }
 }
 
 #[test]

@@ -33,6 +33,27 @@ fn a_container_lives_through_its_states() {
 }
 
 #[test]
+fn a_start_that_is_killed_half_way_has_started_it() {
+    let Some(bundle) = shell("touch /ready; sleep 1000") else { return };
+    bundle.write();
+    bundle.runtime(&["create", "{id}"]).expect_ok();
+    // As `start` does, and no more: its file stays.
+    let socket = bundle.state_root().join(&bundle.id).join("start.sock");
+    assert_eq!(bundle.status(), "created");
+    assert_eq!(bundle.status(), "created", "to look does not start it");
+    drop(std::os::unix::net::UnixStream::connect(&socket).expect("it listens"));
+    bundle.wait_for("the program runs", || bundle.root().join("ready").exists());
+    assert!(socket.exists());
+    assert_eq!(bundle.status(), "running");
+    bundle.runtime(&["start", "{id}"]).expect_err(1, "cannot start an already running container");
+    bundle.runtime(&["delete", "{id}"]).expect_err(1, "that is not stopped: running");
+    bundle.runtime(&["kill", "{id}", "KILL"]).expect_ok();
+    bundle.wait_for("it stops", || bundle.status() == "stopped");
+    bundle.runtime(&["delete", "{id}"]).expect_ok();
+    bundle.expect_gone();
+}
+
+#[test]
 fn run_ends_as_its_program_ends() {
     let cases = [
         (json!(["/bin/sh", "-c", "exit 7"]), 7, ""),

@@ -24,6 +24,9 @@ use std::{
 /// Version of the specification that state.json names.
 pub const OCI_VERSION: &str = "1.3.0";
 
+/// Name of a container's configuration in its bundle.
+pub const CONFIG: &str = "config.json";
+
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     #[error("read {}", path.display())]
@@ -40,15 +43,25 @@ pub enum SpecError {
 /// Reads and checks `<bundle>/config.json`; `unknown` is told the fields that it has beyond the specification, which are to be ignored (config.md,
 /// "Extensibility").
 pub fn load(bundle: &Path, unknown: &mut dyn FnMut(&str)) -> Result<Spec, SpecError> {
-    let spec: Spec = read(&bundle.join("config.json"), unknown)?;
+    load_text(bundle, unknown).map(|(spec, _)| spec)
+}
+
+/// As [`load`], with the text that was read.
+pub fn load_text(bundle: &Path, unknown: &mut dyn FnMut(&str)) -> Result<(Spec, Vec<u8>), SpecError> {
+    let path = bundle.join(CONFIG);
+    let text = read_text(&path)?;
+    let spec: Spec = parse(&path, &text, unknown)?;
     validate(&spec)?;
-    Ok(spec)
+    Ok((spec, text))
 }
 
 /// Reads a JSON file of the specification's types, as [`load`] does.
 pub fn read<T: DeserializeOwned>(path: &Path, unknown: &mut dyn FnMut(&str)) -> Result<T, SpecError> {
-    let text = fs::read(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })?;
-    parse(path, &text, unknown)
+    parse(path, &read_text(path)?, unknown)
+}
+
+fn read_text(path: &Path) -> Result<Vec<u8>, SpecError> {
+    fs::read(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })
 }
 
 /// `path` is where the text is from. Errors name it, the line and the column.

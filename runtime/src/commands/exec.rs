@@ -90,7 +90,7 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
     if args.args.is_empty() {
         return Err(refused("exec: name a command, or a process.json with --process"));
     }
-    let spec = runtime_spec::load(&container::state(root, &args.id)?.record.bundle, &mut |_| ())?;
+    let spec = container::state(root, &args.id)?.record.config(root)?;
     let mut process = container::process_like(&spec, args.args.clone(), args.tty);
     let env = process.env().iter().flatten().chain(&args.env).cloned().collect();
     process.set_env(Some(env));

@@ -89,7 +89,7 @@ impl TerminalTo {
 /// does not list are this process's own.
 pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
     let mut unknown = warnings::unknown_field(Path::new("config.json"));
-    let mut spec = runtime_spec::load(options.bundle, &mut unknown)?;
+    let (mut spec, text) = runtime_spec::load_text(options.bundle, &mut unknown)?;
     options.terminal.check(spec.process().as_ref())?;
     if let Some(process) = spec.process() {
         init::identity::warn_of_limits(process);
@@ -118,7 +118,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
         }
         made => made.map_err(io_error("create", &dir))?,
     }
-    let created = create_in(options, &spec, &place, filter);
+    let created = create_in(options, (&spec, &text), &place, filter);
     if created.is_err() {
         // The error that made us give up says more than one of clearing up; `delete` can try again.
         let _ = super::delete(state_root, id, true);
@@ -128,7 +128,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
 
 fn create_in(
     options: CreateOptions<'_>,
-    spec: &Spec,
+    (spec, text): (&Spec, &[u8]),
     place: &Place,
     filter: Option<seccomp::Filter>,
 ) -> Result<Created, ContainerError> {
@@ -183,7 +183,9 @@ fn create_in(
     };
     drop((child, start, mapped));
     record.pid = pid;
-    match bring_up(&mut record, state_root, spec, place, &parent, at_once) {
+    // While the first process sets itself up.
+    let kept = record.save_config(state_root, text);
+    match kept.and_then(|()| bring_up(&mut record, state_root, spec, place, &parent, at_once)) {
         Ok(terminal) => Ok(Created { pid, pidfd, terminal }),
         Err(err) => {
             super::end_child(&pidfd);

@@ -63,7 +63,7 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     if !(ready || status == Status::Paused && options.paused) {
         return Err(ContainerError::WrongState { what: "exec in", id: options.id.clone(), status });
     }
-    let spec = runtime_spec::load(&record.bundle, &mut |_| ())?;
+    let spec = record.config(options.state_root)?;
     let mut options = options;
     inherit(&mut options.process, &spec);
     runtime_spec::validate_process(&options.process)?;

@@ -1,6 +1,6 @@
 //! A container's life: create, start, signal, exec, delete; and what of it is on disk.
 //!
-//! On disk: `<state root>/<id>/{state.json, start.sock}`. The directory is made first and removed last, so whatever a crash leaves is found by
+//! On disk: `<state root>/<id>/{state.json, config.json, start.sock}`. The directory is made first and removed last, so whatever a crash leaves is found by
 //! [`delete`]. A created container's first process waits in accept(2) on `start.sock`, which works from any process; once nobody listens there
 //! the program runs.
 

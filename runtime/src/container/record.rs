@@ -5,7 +5,10 @@ use crate::{
     cgroup::Cgroup,
     hooks::{self, HookError},
 };
-use runtime_spec::{ContainerId, State, Status, oci::Hooks};
+use runtime_spec::{
+    ContainerId, State, Status,
+    oci::{Hooks, Spec},
+};
 use runtime_sys::process::{pidfd_open, pidfd_send_signal};
 use serde_json::{Value, json};
 use std::{
@@ -114,6 +117,17 @@ impl Record {
             systemd: value["systemd"].as_bool().unwrap_or(false),
             hooks: serde_json::from_value(value["hooks"].clone()).unwrap_or_default(),
         })
+    }
+
+    /// Keeps config.json as it was read. Before the container is ready.
+    pub fn save_config(&self, state_root: &Path, text: &[u8]) -> Result<(), ContainerError> {
+        let path = Self::dir(state_root, &self.id).join(runtime_spec::CONFIG);
+        fs::write(&path, text).map_err(io_error("write", path))
+    }
+
+    /// What the container was created with, whatever has become of its bundle.
+    pub fn config(&self, state_root: &Path) -> Result<Spec, ContainerError> {
+        Ok(runtime_spec::load(&Self::dir(state_root, &self.id), &mut |_| ())?)
     }
 
     /// Where the container is in its life, by what the kernel says of its process.

@@ -63,7 +63,7 @@ impl Relay {
         };
         let dup = |source| ContainerError::Kernel { what: "dup".to_owned(), source };
         let id: ContainerId = exec.container.parse()?;
-        let spec = runtime_spec::load(&container::state(state_root, &id)?.record.bundle, &mut |_| ())?;
+        let spec = container::state(state_root, &id)?.record.config(state_root)?;
         let process = container::process_like(&spec, exec.args.clone(), exec.tty);
         let (stdin, ours) = if exec.stdin && !exec.tty {
             let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).map_err(kernel)?;

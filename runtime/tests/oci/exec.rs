@@ -196,3 +196,24 @@ fn the_cpus_of_an_exec_are_its_own() {
         "Cpus_allowed_list:\t0\n"
     );
 }
+
+#[test]
+fn what_becomes_of_the_bundle_later_changes_nothing() {
+    let Some(bundle) = running() else { return };
+    let confinement = ["sh", "-c", "grep -E '^(Uid|Cap|NoNew|Seccomp:)' /proc/self/status; env; pwd"];
+    let before = bundle.exec(&confinement).expect_ok();
+    assert!(before.contains("Seccomp:\t2"), "{before}");
+    let path = bundle.dir.join("config.json");
+    let mut looser = bundle.config.clone();
+    looser["process"]["env"] = json!(["PATH=/bin", "LOOSE=1"]);
+    looser["process"]["noNewPrivileges"] = json!(false);
+    looser["process"]["capabilities"]["bounding"] = json!(["CAP_SYS_ADMIN"]);
+    looser["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    // In place, as an editor may do it.
+    for text in [looser.to_string(), "no JSON".to_owned()] {
+        fs::write(&path, text).expect("written");
+        assert_eq!(bundle.exec(&confinement).expect_ok(), before);
+    }
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(bundle.exec(&confinement).expect_ok(), before);
+}

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, fs};
 /// Calls of one command that are tried, unless all are.
 const SAMPLE: usize = 200;
 const EIO: Fault = Fault::Error(nix::libc::EIO);
+const ENOMEM: Fault = Fault::Error(nix::libc::ENOMEM);
 
 /// A command under test, and how to come to the state that it starts from.
 struct Case<'a> {
@@ -192,25 +193,31 @@ fn killed_at_any_call_of_exec() {
 }
 
 #[test]
-fn killed_at_any_call_of_kill_and_delete() {
+fn killed_or_refused_at_any_call_of_kill_and_delete() {
     let up: &[&[&str]] = &[&["create", "{id}"], &["start", "{id}"]];
     for words in [&["kill", "{id}", "KILL"][..], &["delete", "--force", "{id}"]] {
         let Some(case) = Case::new("sleep 1000", up, words) else { return };
-        case.each(Fault::Kill, |_, _| ());
+        for fault in [Fault::Kill, EIO, ENOMEM] {
+            case.each(fault, |_, _| ());
+        }
     }
 }
 
 #[test]
 fn refused_by_the_kernel_at_any_call_of_create() {
     let Some(case) = Case::new("sleep 1000", &[], &["create", "{id}"]) else { return };
-    case.each(EIO, |outcome, what| expect_cleared(&case.bundle, outcome, what));
+    for fault in [EIO, ENOMEM] {
+        case.each(fault, |outcome, what| expect_cleared(&case.bundle, outcome, what));
+    }
 }
 
 #[test]
 fn refused_by_the_kernel_at_any_call_of_start_and_exec() {
     let Some(mut case) = Case::new("sleep 1000", &[&["create", "{id}"]], &["start", "{id}"]) else { return };
     case.with_first = true;
-    case.each(EIO, |_, _| ());
+    for fault in [EIO, ENOMEM] {
+        case.each(fault, |_, _| ());
+    }
     let up: &[&[&str]] = &[&["create", "{id}"], &["start", "{id}"]];
     let Some(case) = Case::new("sleep 1000", up, &["exec", "{id}", "id"]) else { return };
     case.each(EIO, |_, _| ());

@@ -154,18 +154,27 @@ impl Tracer {
             }
         };
         self.processes.remove(&main.as_raw());
-        // Whoever is left is let go.
-        for &pid in self.processes.keys() {
-            let pid = Pid::from_raw(pid);
-            if ptrace::interrupt(pid).is_ok() {
-                match waitpid(pid, Some(WaitPidFlag::__WALL)) {
-                    Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {}
-                    // Killed just now, it cannot be let go, and need not.
-                    Ok(_) => drop(ptrace::detach(pid, None)),
-                }
-            }
-        }
+        self.let_go();
         code
+    }
+
+    /// Frees whoever is left. One that has ended has to be waited for: while its tracer does not, its pid namespace cannot end.
+    fn let_go(&mut self) {
+        let mut left: Vec<Pid> = self.processes.keys().map(|&pid| Pid::from_raw(pid)).collect();
+        let free = |pid: Pid| {
+            // Refused where it is ending; the wait tells.
+            let _ = ptrace::interrupt(pid);
+            match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => false,
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => true,
+                Ok(_) => ptrace::detach(pid, None).is_ok(),
+            }
+        };
+        let freed = runtime::clock::retry(COMMAND_MAX, || {
+            left.retain(|&pid| !free(pid));
+            left.is_empty()
+        });
+        assert!(freed, "processes {left:?} cannot be let go");
     }
 
     fn event(&mut self, pid: Pid, event: i32, main: Pid) {

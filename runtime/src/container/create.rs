@@ -93,6 +93,9 @@ pub fn create(options: CreateOptions<'_>) -> Result<Created, ContainerError> {
     options.terminal.check(spec.process().as_ref())?;
     if let Some(process) = spec.process() {
         init::identity::warn_of_limits(process);
+        if !init::has_namespace(&spec, LinuxNamespaceType::User) {
+            init::identity::warn_of_capabilities(process);
+        }
     }
     if let Some(process) = spec.process_mut().as_mut().filter(|_| !options.env.is_empty()) {
         process.env_mut().get_or_insert_default().extend(options.env.iter().cloned());

@@ -69,6 +69,9 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     runtime_spec::validate_process(&options.process)?;
     lsm::check_process(&options.process).map_err(InitError::from)?;
     init::identity::warn_of_limits(&options.process);
+    if !has_namespace(&spec, LinuxNamespaceType::User) {
+        init::identity::warn_of_capabilities(&options.process);
+    }
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compile).transpose().map_err(InitError::from)?;
     let container = pidfd_open(record.pid).map_err(kernel(format!("pidfd_open {}", record.pid)))?;

@@ -133,6 +133,41 @@ pub fn warn_of_limits(process: &Process) {
     }
 }
 
+/// Tells of capabilities that the process will not have, as this one lacks them (config.md, "Linux Process"). Not where the container has a user
+/// namespace, whose root has all of them.
+pub fn warn_of_capabilities(process: &Process) {
+    let Some(listed) = process.capabilities() else { return };
+    let has = |set, capability| caps::has_cap(None, set, capability).unwrap_or(true);
+    let asked = |names: &Option<Capabilities>| named(names.as_ref());
+    let (permitted, inheritable) = (asked(listed.permitted()), asked(listed.inheritable()));
+    let mut missing: Vec<Cap> =
+        asked(listed.bounding()).into_iter().filter(|&cap| !has(CapSet::Bounding, cap)).collect();
+    let used = permitted.iter().chain(&inheritable).copied().chain(asked(listed.effective()));
+    missing.extend(used.filter(|&cap| !has(CapSet::Permitted, cap)));
+    tell_left_out("", missing, "this process does not have them itself");
+    let inert = asked(listed.ambient());
+    let inert = inert.into_iter().filter(|cap| !(permitted.contains(cap) && inheritable.contains(cap)));
+    tell_left_out("ambient ", inert.collect(), "they are not both permitted and inheritable");
+}
+
+fn tell_left_out(set: &str, capabilities: Vec<Cap>, why: &str) {
+    let mut names: Vec<String> = capabilities.iter().map(Cap::to_string).collect();
+    names.sort();
+    names.dedup();
+    if !names.is_empty() {
+        warn(&format!("process.capabilities: {set}{} are left out: {why}", names.join(", ")));
+    }
+}
+
+/// What of a set this program knows.
+fn named(names: Option<&Capabilities>) -> CapsHashSet {
+    names
+        .into_iter()
+        .flatten()
+        .filter_map(|name| caps::to_canonical(&name.to_string()).parse::<Cap>().ok())
+        .collect()
+}
+
 pub fn no_new_privileges() -> Result<(), IdentityError> {
     prctl::set_no_new_privs().map_err(IdentityError::NoNewPrivileges)
 }
@@ -153,14 +188,7 @@ pub fn assume(process: &Process) -> Result<(), IdentityError> {
     let user = process.user();
     let failed = |what: String| move |source| IdentityError::User { what, source };
     let listed = process.capabilities().as_ref();
-    let set = |names: Option<&Option<Capabilities>>| -> CapsHashSet {
-        names
-            .and_then(Option::as_ref)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| caps::to_canonical(&name.to_string()).parse::<Cap>().ok())
-            .collect()
-    };
+    let set = |names: Option<&Option<Capabilities>>| named(names.and_then(Option::as_ref));
     // A process that lists no capabilities has none, as under runc and crun.
     bound(&set(listed.map(|listed| listed.bounding())))?;
     // Without this, setuid would empty the permitted set.

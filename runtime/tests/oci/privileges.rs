@@ -162,3 +162,25 @@ fn processes_of_another_are_not_killed() {
     assert_eq!(first.status(), "running");
     second.config["linux"]["cgroupsPath"] = own;
 }
+
+#[test]
+fn capabilities_that_cannot_be_granted_are_named() {
+    let Some(bundle) = shell("grep -E 'Cap(Bnd|Prm|Eff)' /proc/self/status") else { return };
+    let asked = json!(["CAP_KILL", "CAP_LEASE", "CAP_NET_RAW"]);
+    let bundle = bundle.with(
+        "/process/capabilities",
+        json!({"bounding": asked, "permitted": asked, "effective": asked, "ambient": ["CAP_KILL"]}),
+    );
+    bundle.write();
+    let run =
+        |around: &[&str]| bundle.answer(bundle.command_under(around, Path::new(RUNTIME), &["run", "{id}"]));
+    let ambient =
+        "process.capabilities: ambient CAP_KILL are left out: they are not both permitted and inheritable";
+    let all = run(&[]);
+    assert!(all.err.contains(ambient) && all.err.lines().count() == 1, "{}", all.err);
+    let fewer = run(&["setpriv", "--bounding-set=-lease,-net_raw"]);
+    let missing =
+        "process.capabilities: CAP_LEASE, CAP_NET_RAW are left out: this process does not have them itself";
+    assert!(fewer.err.contains(missing), "{}", fewer.err);
+    assert_eq!(fewer.expect_ok().matches("0000000000000020").count(), 3, "CAP_KILL is there");
+}

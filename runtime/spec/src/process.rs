@@ -14,6 +14,12 @@ const IO_PRIORITIES: RangeInclusive<i64> = 0..=7;
 pub fn validate_process(process: &Process) -> Result<(), SpecError> {
     require(process.args().as_ref().is_some_and(|args| !args.is_empty()), "process.args", "is empty")?;
     require(process.cwd().is_absolute(), "process.cwd", "is not absolute")?;
+    let user = process.user();
+    for (name, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        // setresuid(2) takes -1 for "no change": the program would stay root.
+        let why = format!("{id}: allowed are 0 to {}", u32::MAX - 1);
+        require(id != u32::MAX, &format!("process.user.{name}"), &why)?;
+    }
     for (index, variable) in process.env().iter().flatten().enumerate() {
         let named = variable.split_once('=').is_some_and(|(name, _)| !name.is_empty());
         let at = || format!("process.env[{index}]");

@@ -58,6 +58,8 @@ fn what_is_not_supported_is_refused_by_name_before_anything_is_made() {
     for (pointer, value, words) in [
         ("/ociVersion", json!("2.0.0"), "ociVersion"),
         ("/process/cwd", json!("tmp"), "process.cwd"),
+        ("/process/user", json!({"uid": u32::MAX, "gid": 1000}), "process.user.uid"),
+        ("/process/user", json!({"uid": 1000, "gid": u32::MAX}), "process.user.gid"),
         ("/process/env", json!(["NOVALUE"]), "process.env[0]"),
         ("/process/terminal", json!(true), "process.terminal"),
         ("/hostname", json!("x"), "hostname: needs a uts namespace"),

@@ -1,6 +1,7 @@
 //! config.json and state.json of the OCI runtime specification: types, reading and validation. No I/O but reading the file.
 #![forbid(unsafe_code)]
 
+mod capabilities;
 mod container_id;
 mod process;
 pub mod seccomp;
@@ -70,9 +71,17 @@ pub fn parse<T: DeserializeOwned>(
     text: &[u8],
     unknown: &mut dyn FnMut(&str),
 ) -> Result<T, SpecError> {
+    let parsed = parse_text(text, unknown).or_else(|err| {
+        // Looked for only now, because it takes reading the text once more.
+        let known = capabilities::without_unknown(text, unknown).ok_or(err)?;
+        parse_text(&known, &mut |_| {})
+    });
+    parsed.map_err(|source| SpecError::Parse { path: path.to_owned(), source })
+}
+
+fn parse_text<T: DeserializeOwned>(text: &[u8], unknown: &mut dyn FnMut(&str)) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_slice(text);
     // It writes `?` for a value that may be absent.
     let parsed = serde_ignored::deserialize(&mut json, |field| unknown(&field.to_string().replace(".?", "")));
-    let whole = parsed.and_then(|value| json.end().map(|()| value));
-    whole.map_err(|source| SpecError::Parse { path: path.to_owned(), source })
+    parsed.and_then(|value| json.end().map(|()| value))
 }

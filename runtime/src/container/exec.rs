@@ -258,7 +258,7 @@ fn run(
     if has_namespace(spec, LinuxNamespaceType::User) {
         init::identity::become_root()?;
     }
-    init::new_keyring(&format!("_ses.{}", options.id))?;
+    init::new_keyring()?;
     setsid().map_err(|err| io("setsid")(err.into()))?;
     if options.process.terminal() == Some(true) {
         let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())

@@ -217,7 +217,7 @@ fn settle(init: &Init<'_>, user_namespace: bool) -> Result<(), InitError> {
         let failed = |source| InitError::Io { what: "switch lo on".to_owned(), source };
         runtime_sys::net::loopback_up().map_err(failed)?;
     }
-    if init.new_keyring { new_keyring(&format!("_ses.{}", init.id)) } else { Ok(()) }
+    if init.new_keyring { new_keyring() } else { Ok(()) }
 }
 
 /// Keeps this process, which still has the host's files in reach, from others in its user namespace, where any root may trace: they could go
@@ -227,13 +227,14 @@ pub fn hide() -> Result<(), InitError> {
         .map_err(|err| InitError::Io { what: "make this process undumpable".to_owned(), source: err.into() })
 }
 
-/// The keys of whoever made the container are not the container's; an exec joins its keyring by name.
-pub fn new_keyring(name: &str) -> Result<(), InitError> {
-    match runtime_sys::process::join_session_keyring(name) {
+/// The keys of whoever made the container are not the container's. The keyring has no name: one that is joined by name may be one that a hostile
+/// container has made and let others search.
+pub fn new_keyring() -> Result<(), InitError> {
+    match runtime_sys::process::new_session_keyring() {
         // A kernel without keys, or a host that filters the call, has none to hide.
         Err(err) if matches!(err.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
         joined => {
-            joined.map_err(|source| InitError::Io { what: "join a session keyring".to_owned(), source })
+            joined.map_err(|source| InitError::Io { what: "make a session keyring".to_owned(), source })
         }
     }
 }

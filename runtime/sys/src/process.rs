@@ -174,12 +174,11 @@ pub fn default_sigpipe() -> io::Result<()> {
     }
 }
 
-/// Joins the session keyring `name`, made if it is not there; keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`.
-pub fn join_session_keyring(name: &str) -> io::Result<()> {
-    let name = std::ffi::CString::new(name)?;
-    // SAFETY: `name` is a C string alive across the call, the only memory that this operation reads.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
-        .map(drop)
+/// Makes a session keyring without a name for this process; keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn new_session_keyring() -> io::Result<()> {
+    let name = ptr::null::<libc::c_char>();
+    // SAFETY: without a name the operation reads no memory.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name) }).map(drop)
 }
 
 /// Sets the NIS domain name of this uts namespace; setdomainname(2).

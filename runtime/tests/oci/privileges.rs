@@ -164,6 +164,25 @@ fn processes_of_another_are_not_killed() {
 }
 
 #[test]
+fn capabilities_that_are_not_known_are_left_out() {
+    let Some(bundle) = shell("grep CapBnd /proc/self/status") else { return };
+    let bundle = bundle.with("/process/capabilities", json!({"bounding": ["CAP_KILL", "CAP_NOPE"]}));
+    let answer = bundle.run();
+    let warned = "process.capabilities.bounding.CAP_NOPE is ignored";
+    assert!(answer.code == 0 && answer.err.contains(warned), "{answer:?}");
+    assert!(answer.out.ends_with("0000000000000020\n"), "{answer:?}");
+}
+
+/// A keyring with a name could be one that another container has made and lets others search.
+#[test]
+fn the_session_keyring_has_no_name() {
+    let Some(bundle) = shell("cat /proc/keys") else { return };
+    let bundle = bundle.with("/linux/maskedPaths", json!([]));
+    let keys = bundle.run().expect_ok();
+    assert!(keys.contains(" _ses: ") && !keys.contains(&format!("_ses.{}", bundle.id)), "{keys}");
+}
+
+#[test]
 fn capabilities_that_cannot_be_granted_are_named() {
     let Some(bundle) = shell("grep -E 'Cap(Bnd|Prm|Eff)' /proc/self/status") else { return };
     let asked = json!(["CAP_KILL", "CAP_LEASE", "CAP_NET_RAW"]);

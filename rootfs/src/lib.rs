@@ -26,7 +26,7 @@ mod pull;
 mod reference;
 mod registries;
 mod registry;
-mod remove;
+pub mod remove;
 mod snapshot;
 mod sparse;
 mod store;

@@ -23,11 +23,12 @@ use std::{
 };
 
 /// Removes the directory `path` and all below it. Errors: `NotFound` when it is not there. Blocks.
-pub(crate) fn tree(path: &Path) -> io::Result<()> {
+pub fn tree(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::EINVAL.into());
     };
-    tree_at(File::open(parent)?.as_fd(), name)
+    // `.` for a path of one name.
+    tree_at(File::open(Path::new(".").join(parent))?.as_fd(), name)
 }
 
 /// The same for the directory `name` in `parent`.

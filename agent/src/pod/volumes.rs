@@ -275,7 +275,8 @@ fn unmount(path: &Path) -> io::Result<()> {
 /// Removes a file or tree; absent is success.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        // What a container has nested deeper than this process has descriptors would stay for ever.
+        Ok(meta) if meta.is_dir() => rootfs::remove::tree(path),
         Ok(_) => fs::remove_file(path),
         Err(err) => Err(err),
     };
@@ -300,6 +301,25 @@ mod tests {
 
     fn file(path: &str, text: &str) -> File {
         File { path: path.to_owned(), mode: 0o644, content: FileContent::Bytes(text.as_bytes().to_vec()) }
+    }
+
+    #[test]
+    fn a_volume_of_any_depth_is_removed() {
+        use nix::{
+            fcntl::{OFlag, openat},
+            sys::stat::{Mode, mkdirat},
+        };
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let volume = dir.path().join("volume");
+        fs::create_dir(&volume).expect("made");
+        let mut at = std::os::fd::OwnedFd::from(fs::File::open(&volume).expect("opened"));
+        for _ in 0..20_000 {
+            mkdirat(&at, "d", Mode::S_IRWXU).expect("made");
+            at = openat(&at, "d", OFlag::O_PATH, Mode::empty()).expect("opened");
+        }
+        remove(&volume).expect("removed");
+        assert!(!volume.exists());
+        remove(&volume).expect("absent is success");
     }
 
     #[test]

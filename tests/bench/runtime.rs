@@ -251,6 +251,7 @@ pub fn guest_table() {
     for (from, name) in [(exe.as_path(), "bench"), (Path::new("/bin/busybox"), "busybox")] {
         fs::copy(from, dir.path().join(name)).expect("copied");
     }
-    let guest = Guest::boot(Some(dir.path()));
-    println!("{}", guest.run("WHERRY_BIN=/opt/wherry exec /mnt/bench runtime").ok().trim_end());
+    Guest::with(Some(dir.path()), |guest| {
+        println!("{}", guest.run("WHERRY_BIN=/opt/wherry exec /mnt/bench runtime").ok().trim_end());
+    });
 }

@@ -5,11 +5,16 @@ use crate::{
     command::{self, Ended},
     root,
 };
+use nix::{
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::Pid,
+};
 use std::{
     fs::{self, File},
     io::BufRead,
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -21,6 +26,11 @@ const USER: &str = "wherry-vm";
 /// Emulated, a Debian guest takes 10 to 20 s.
 const BOOT: Duration = Duration::from_secs(180);
 const MEMORY_MIB: u32 = 2048;
+const CONSOLE_LINES: usize = 60;
+const EMULATOR_FAULT: &str = "Oops: int3";
+const ATTEMPTS: u32 = 3;
+/// ssh(1): "255 if an error occurred"; of the command itself it would be unusual.
+const SSH_FAILED: i32 = 255;
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running guest; gone when dropped.
@@ -31,8 +41,29 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Builds the image where it is not cached, and boots it with our binaries and `files` (a directory, at `/mnt`) on board.
-    pub fn boot(files: Option<&Path>) -> Self {
+    /// Runs `test` in a new guest that has `files` (a directory) at `/mnt`, and in another one when the emulator has made the guest's kernel panic.
+    ///
+    /// A kernel patches its own code (static keys, for one when a cgroup controller is turned on) by way of a breakpoint. QEMU's
+    /// emulation with a thread per processor now and then keeps a translation with the breakpoint in it, and the kernel
+    /// panics: `Oops: int3`. One thread for all processors, or one processor, would take three times as long.
+    pub fn with(files: Option<&Path>, test: impl Fn(&Self)) {
+        for _ in 0..ATTEMPTS {
+            let guest = Self::launch(files);
+            let run = || {
+                guest.wait_booted(files.is_some());
+                test(&guest);
+            };
+            let Err(panic) = panic::catch_unwind(AssertUnwindSafe(run)) else { return };
+            if !guest.console().contains(EMULATOR_FAULT) {
+                panic::resume_unwind(panic);
+            }
+            eprintln!("the emulator made the guest's kernel panic; once more, in a new guest");
+        }
+        panic!("the emulator made the kernels of {ATTEMPTS} guests panic");
+    }
+
+    /// Builds the image where it is not cached, and starts QEMU with our binaries and `files` as disks.
+    fn launch(files: Option<&Path>) -> Self {
         let image = image();
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = cache().join(format!("guest-{}-{number}", std::process::id()));
@@ -55,23 +86,12 @@ impl Guest {
             .stderr(File::create(dir.join("qemu.log")).expect("created"))
             .spawn()
             .expect("qemu-system-x86_64 starts");
-        let mut guest = Self { qemu, dir, port };
-        guest.wait_booted();
-        guest.run("mkdir -p /opt/wherry && mount -o ro /dev/vdb /opt/wherry").ok();
-        if files.is_some() {
-            guest.run("mount -o ro /dev/vdc /mnt").ok();
-        }
-        guest
+        Self { qemu, dir, port }
     }
 
-    fn wait_booted(&mut self) {
+    fn wait_booted(&self, with_files: bool) {
         let up = clock::poll(BOOT, || {
-            let ended = self.qemu.try_wait().expect("waited");
-            assert!(
-                ended.is_none(),
-                "qemu ended: {}",
-                fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
-            );
+            assert!(self.runs(), "the guest has ended: {}", self.last_words());
             // QEMU accepts before the guest listens: only a banner means sshd is there.
             let stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
             stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
@@ -79,17 +99,42 @@ impl Guest {
             std::io::BufReader::new(stream).read_line(&mut banner).ok()?;
             (banner.starts_with("SSH-") && self.run("true").success()).then_some(())
         });
-        assert!(
-            up.is_some(),
-            "no sshd after {} s; see {}",
-            BOOT.as_secs(),
-            self.dir.join("console.log").display()
-        );
+        assert!(up.is_some(), "no sshd after {} s: {}", BOOT.as_secs(), self.last_words());
+        self.run("mkdir -p /opt/wherry && mount -o ro /dev/vdb /opt/wherry").ok();
+        if with_files {
+            self.run("mount -o ro /dev/vdc /mnt").ok();
+        }
     }
 
-    /// Runs a shell command as root in the guest.
+    /// Runs a shell command as root in the guest; panics with the end of its console when the guest has ended.
+    #[track_caller]
     pub fn run(&self, script: &str) -> Ended {
-        command::run(self.ssh().args(["root@127.0.0.1", script]), "")
+        let ended = command::run(self.ssh().args(["root@127.0.0.1", script]), "");
+        let ends = || (!self.runs()).then_some(());
+        if ended.status.code() == Some(SSH_FAILED) && clock::poll(Duration::from_secs(1), ends).is_some() {
+            panic!("the guest has ended: {}\n{ended}", self.last_words());
+        }
+        ended
+    }
+
+    fn runs(&self) -> bool {
+        let pid = Pid::from_raw(self.qemu.id().cast_signed());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pid), flags).is_ok_and(|status| status == WaitStatus::StillAlive)
+    }
+
+    /// What the kernel and QEMU have said.
+    fn console(&self) -> String {
+        ["console.log", "qemu.log"]
+            .map(|name| fs::read(self.dir.join(name)).unwrap_or_default())
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat()
+    }
+
+    fn last_words(&self) -> String {
+        let text = self.console();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
     }
 
     fn ssh(&self) -> Command {
@@ -128,9 +173,7 @@ impl Drop for Guest {
         let _ = self.ssh().args(["-O", "exit", "root@127.0.0.1"]).output();
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
-        if !std::thread::panicking() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -146,7 +189,11 @@ fn qemu_words(image: &Path, disks: &[PathBuf], dir: &Path, port: u16) -> Vec<Str
         ("-serial", format!("file:{}", dir.join("console.log").display())),
         ("-kernel", image.join("vmlinuz").display().to_string()),
         ("-initrd", image.join("initrd").display().to_string()),
-        ("-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off".to_owned()),
+        (
+            "-append",
+            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off oops=panic panic=-1"
+                .to_owned(),
+        ),
         ("-netdev", format!("user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22")),
         ("-device", "virtio-net-pci,netdev=net0".to_owned()),
     ];

@@ -21,12 +21,13 @@ fn start(guest: &Guest, manifest: &str) {
 #[test]
 fn limits_hold() {
     tests::require_root();
-    let guest = Guest::boot(Some(&tests::images::archives()));
-    guest.run(UP).ok();
-    guest.run("ctl image import /mnt/busybox.tar").ok();
-    memory(&guest);
-    cpu(&guest);
-    pids(&guest);
+    Guest::with(Some(&tests::images::archives()), |guest| {
+        guest.run(UP).ok();
+        guest.run("ctl image import /mnt/busybox.tar").ok();
+        memory(guest);
+        cpu(guest);
+        pids(guest);
+    });
 }
 
 fn memory(guest: &Guest) {

@@ -29,22 +29,23 @@ impl Peer<'_> {
 #[test]
 fn peers_drive_the_runtime() {
     tests::require_root();
-    let guest = Guest::boot(Some(&tests::images::archives()));
-    let setup = "install -m 755 /opt/wherry/wherry-runtime /usr/local/bin; mkdir -p /etc/containers /etc/docker; \
+    Guest::with(Some(&tests::images::archives()), |guest| {
+        let setup = "install -m 755 /opt/wherry/wherry-runtime /usr/local/bin; mkdir -p /etc/containers /etc/docker; \
                  echo '{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}' > /etc/containers/policy.json; \
                  useradd --create-home tester; loginctl enable-linger tester";
-    guest.run(&format!("{PREFIX}{setup}")).ok();
-    podman(&Peer { guest: &guest, prefix: "p() { podman --runtime $R \"$@\"; }; ".to_owned() });
-    rootless(&guest);
-    containerd(&Peer { guest: &guest, prefix: "I=docker.io/library/busybox:latest; ".to_owned() });
-    docker(&Peer { guest: &guest, prefix: "d() { docker \"$@\"; }; ".to_owned() });
-    // What ended is gone, whoever started it.
-    guest.wait_for("no state is left", LONG, "[ -z \"$(ls /run/wherry/runtime 2>/dev/null)\" ]");
-    guest.wait_for(
-        "no scope is left",
-        LONG,
-        "! systemctl list-units --type scope --no-legend | grep -E 'libpod|docker|ctr'",
-    );
+        guest.run(&format!("{PREFIX}{setup}")).ok();
+        podman(&Peer { guest, prefix: "p() { podman --runtime $R \"$@\"; }; ".to_owned() });
+        rootless(guest);
+        containerd(&Peer { guest, prefix: "I=docker.io/library/busybox:latest; ".to_owned() });
+        docker(&Peer { guest, prefix: "d() { docker \"$@\"; }; ".to_owned() });
+        // What ended is gone, whoever started it.
+        guest.wait_for("no state is left", LONG, "[ -z \"$(ls /run/wherry/runtime 2>/dev/null)\" ]");
+        guest.wait_for(
+            "no scope is left",
+            LONG,
+            "! systemctl list-units --type scope --no-legend | grep -E 'libpod|docker|ctr'",
+        );
+    });
 }
 
 fn podman(podman: &Peer<'_>) {

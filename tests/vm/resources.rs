@@ -63,12 +63,13 @@ fn expect_files(guest: &Guest, dir: &str, expected: &[(&str, &str)]) {
 #[test]
 fn every_resource_is_in_force() {
     tests::require_root();
-    let guest = Guest::boot(None);
-    written(&guest);
-    updated(&guest);
-    told_of_memory(&guest);
-    raised_limits(&guest);
-    systemd(&guest);
+    Guest::with(None, |guest| {
+        written(guest);
+        updated(guest);
+        told_of_memory(guest);
+        raised_limits(guest);
+        systemd(guest);
+    });
 }
 
 fn written(guest: &Guest) {

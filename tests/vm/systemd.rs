@@ -13,7 +13,10 @@ pub const UP: &str = "install -m 755 /opt/wherry/wherry-* /opt/wherry/ctl /usr/l
 #[test]
 fn the_quickstart_runs_under_systemd_and_survives_its_daemons() {
     tests::require_root();
-    let guest = Guest::boot(Some(&tests::images::archives()));
+    Guest::with(Some(&tests::images::archives()), quickstart);
+}
+
+fn quickstart(guest: &Guest) {
     guest.run(UP).ok();
     guest.run("ctl image import /mnt/nginx.tar").ok();
     guest.run("for manifest in /opt/wherry/examples/*.yaml; do ctl apply -f $manifest || exit; done").ok();

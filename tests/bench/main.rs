@@ -5,6 +5,7 @@
 //! Prints Markdown tables of medians. Nothing here passes or fails: the machine decides what the numbers are.
 #![forbid(unsafe_code)]
 
+mod goals;
 mod images;
 mod memory;
 mod order;
@@ -19,7 +20,8 @@ fn main() {
     tests::require_root();
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
-        Some("runtime") => return runtime::measure(),
+        Some("runtime") => return runtime::measure(&runtime::HOST),
+        Some("runtime-in-guest") => return runtime::measure(&runtime::GUEST),
         Some("order") => {
             let map = words.get(1).expect("a map by lld after `order`");
             return runtime::in_namespace(&["order-in-namespace", map]);

@@ -4,7 +4,10 @@
 //! starts nothing beside cgroup v1, and without CAP_SYS_RESOURCE no container that lists devices, so none is listed. The seccomp profile and the masks
 //! are those that the installed podman sends along.
 
-use crate::{median, order};
+use crate::{
+    goals::{self, Goal},
+    median, order,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use std::{
@@ -16,10 +19,24 @@ use std::{
 use tests::{clock, guest::Guest};
 
 const RUNS: usize = 60;
+const OURS: &str = "wherry-runtime";
+const FLOOR: &str = "floor (the kernel's part)";
 
-/// `bench runtime`, in a namespace made by [`in_namespace`].
-pub fn measure() {
-    with_bundle(measure_in);
+/// The most that ours may take, as a part of another's time.
+pub struct Wanted {
+    run_of_floor: Option<f64>,
+    run_of_crun: f64,
+    life_of_crun: f64,
+    rss_mb: Option<f64>,
+}
+
+pub const HOST: Wanted =
+    Wanted { run_of_floor: Some(1.7), run_of_crun: 0.2, life_of_crun: 0.2, rss_mb: Some(2.0) };
+pub const GUEST: Wanted = Wanted { run_of_floor: None, run_of_crun: 0.35, life_of_crun: 0.35, rss_mb: None };
+
+/// `bench runtime`, in a namespace made by [`in_namespace`]; `bench runtime-in-guest`.
+pub fn measure(wanted: &Wanted) {
+    with_bundle(|dir| measure_in(dir, wanted));
 }
 
 /// `bench order MAP`, in a namespace made by [`in_namespace`].
@@ -45,7 +62,7 @@ fn with_bundle(work: impl FnOnce(&Path)) {
     umount2(&state, MntFlags::MNT_DETACH).expect("unmounted");
 }
 
-fn measure_in(dir: &Path) {
+fn measure_in(dir: &Path, wanted: &Wanted) {
     let mut contenders = contenders(dir, &dir.join("state"));
     // One that is not installed, or that this host does not suit, is left out.
     contenders
@@ -54,17 +71,58 @@ fn measure_in(dir: &Path) {
         "| | run | create + start + delete | peak RSS | system calls of a run | size |\n|---|---|---|---|---|---|"
     );
     let times = interleaved(&contenders);
-    for (contender, (mut run, mut life)) in contenders.iter().zip(times) {
-        let life = if life.is_empty() { "—".to_owned() } else { format!("{:.2} ms", median(&mut life)) };
+    let rows: Vec<Row> =
+        contenders.iter().zip(times).map(|(contender, times)| Row::new(contender, times)).collect();
+    for row in &rows {
+        let or_dash = |value: Option<f64>, unit: &str| {
+            value.map_or_else(|| "—".to_owned(), |value| format!("{value:.2} {unit}"))
+        };
         println!(
-            "| {} | {:.2} ms | {life} | {} | {} | {:.1} MB |",
-            contender.name,
-            median(&mut run),
-            rss(contender),
-            calls(contender),
-            size(&contender.words[0]),
+            "| {} | {:.2} ms | {} | {} | {} | {:.1} MB |",
+            row.contender.name,
+            row.run,
+            or_dash(row.life, "ms"),
+            or_dash(row.rss, "MB"),
+            calls(row.contender),
+            size(&row.contender.words[0]),
         );
     }
+    goals::print(&goals(&rows, wanted));
+}
+
+/// Medians in ms; the peak in MB.
+struct Row<'a> {
+    contender: &'a Contender,
+    run: f64,
+    life: Option<f64>,
+    rss: Option<f64>,
+}
+
+impl<'a> Row<'a> {
+    fn new(contender: &'a Contender, (mut run, mut life): (Vec<f64>, Vec<f64>)) -> Self {
+        let life = (!life.is_empty()).then(|| median(&mut life));
+        Self { contender, run: median(&mut run), life, rss: rss(contender) }
+    }
+}
+
+/// Those whose peer is installed here.
+fn goals(rows: &[Row<'_>], wanted: &Wanted) -> Vec<Goal> {
+    let named = |name: &str| rows.iter().find(|row| row.contender.name.starts_with(name));
+    let goal = |what: &str, measured: Option<f64>, at_most: Option<f64>| {
+        Some(Goal { what: what.to_owned(), measured: measured?, at_most: at_most? })
+    };
+    let (Some(ours), floor, crun) = (named(OURS), named(FLOOR), named("crun")) else { return Vec::new() };
+    let run_of = |peer: Option<&Row<'_>>| peer.map(|peer| ours.run / peer.run);
+    let life = crun.and_then(|crun| Some(ours.life? / crun.life?));
+    [
+        goal("run: ours ÷ floor", run_of(floor), wanted.run_of_floor),
+        goal("run: ours ÷ crun", run_of(crun), Some(wanted.run_of_crun)),
+        goal("create + start + delete: ours ÷ crun", life, Some(wanted.life_of_crun)),
+        goal("peak RSS, MB", ours.rss, wanted.rss_mb),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// One way to make a container; `words` end before the command.
@@ -103,9 +161,9 @@ fn contenders(dir: &Path, state: &Path) -> Vec<Contender> {
         Contender { name: format!("{name} {number}"), ..of(&name, program) }
     };
     let mut ours = of("wherry-runtime", text(tests::binaries().join("wherry-runtime")));
-    ours.name = "wherry-runtime".to_owned();
+    ours.name = OURS.to_owned();
     let floor = Contender {
-        name: "floor (the kernel's part)".to_owned(),
+        name: FLOOR.to_owned(),
         words: vec![floor],
         run: [text(dir.join("rootfs")), "/sys/fs/cgroup/bench-floor".to_owned(), "/bin/true".to_owned()]
             .to_vec(),
@@ -204,17 +262,17 @@ fn interleaved(contenders: &[Contender]) -> Vec<(Vec<f64>, Vec<f64>)> {
     times
 }
 
-/// Peak resident memory of one run, as time(1) has it: this program would add its own to what it starts (getrusage(2), vfork(2)).
-fn rss(contender: &Contender) -> String {
+/// Peak resident memory of one run in MB, as time(1) has it: this program would add its own to what it starts (getrusage(2), vfork(2)).
+fn rss(contender: &Contender) -> Option<f64> {
     let timed = Command::new("/usr/bin/time")
         .args(["-f", "%M"])
         .args(&contender.words)
         .args(&contender.run)
         .stdin(Stdio::null())
         .output();
-    let text = timed.map(|output| String::from_utf8_lossy(&output.stderr).into_owned()).unwrap_or_default();
-    let kib = text.lines().last().and_then(|line| line.trim().parse::<f64>().ok());
-    kib.map_or_else(|| "—".to_owned(), |kib| format!("{:.1} MB", kib * 1024.0 / 1e6))
+    let text = String::from_utf8_lossy(&timed.ok()?.stderr).into_owned();
+    let kib: f64 = text.lines().last()?.trim().parse().ok()?;
+    Some(kib * 1024.0 / 1e6)
 }
 
 fn calls(contender: &Contender) -> String {
@@ -252,6 +310,6 @@ pub fn guest_table() {
         fs::copy(from, dir.path().join(name)).expect("copied");
     }
     Guest::with(Some(dir.path()), |guest| {
-        println!("{}", guest.run("WHERRY_BIN=/opt/wherry exec /mnt/bench runtime").ok().trim_end());
+        println!("{}", guest.run("WHERRY_BIN=/opt/wherry exec /mnt/bench runtime-in-guest").ok().trim_end());
     });
 }

@@ -1,7 +1,8 @@
 //! `linux.netDevices`: network devices of the host that move into the container's network namespace; config-linux.md, "Network Devices".
 //!
 //! Source: rtnetlink(7). The kernel keeps a device's address of the link layer and its MTU; IP addresses it drops, so those that are permanent and
-//! global are given again. When the namespace goes, physical devices return to the host's, and virtual ones are destroyed.
+//! global are given again. Nothing here takes a device back (the specification forbids it): it belongs to the namespace, and when that goes, the kernel
+//! returns physical devices to the host's, and destroys virtual ones.
 
 use nix::{
     net::if_::if_nametoindex,
@@ -47,21 +48,30 @@ pub fn give(pid: i32, spec: &Spec) -> Result<(), NetDeviceError> {
     for (name, device) in devices.into_iter().flatten() {
         let failed =
             |what: &'static str| move |source| NetDeviceError::Device { name: name.clone(), what, source };
-        let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+        let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
         let index = index(name).map_err(failed("find it"))?;
         let route = open().map_err(failed("open rtnetlink"))?;
         let addresses = addresses(&route, index).map_err(failed("read its addresses"))?;
-        let text = [inside.as_bytes(), b"\0"].concat();
+        // Of `eth%d` the kernel makes a name that is free there; so that the device is found again, it arrives by one that is its own.
+        let template = inside.ends_with("%d").then_some(inside.as_str());
+        let arrives = template.map_or_else(|| inside.clone(), |_| format!("wherry{pid}"));
+        let text = [arrives.as_bytes(), b"\0"].concat();
         let target = [(libc::IFLA_NET_NS_PID, &pid.to_ne_bytes()[..]), (libc::IFLA_IFNAME, &text)];
         ask(&route, libc::RTM_NEWLINK, 0, &link(index, 0), &target)
             .map_err(failed("move it to the container's network namespace"))?;
-        in_network_of(pid, || set_up(inside, &addresses).map_err(failed("set it up in the container")))?;
+        let set_up = || set_up(&arrives, template, &addresses).map_err(failed("set it up in the container"));
+        in_network_of(pid, set_up)?;
     }
     Ok(())
 }
 
-fn set_up(name: &str, addresses: &[Address]) -> io::Result<()> {
+/// `template`: the name it is to have instead.
+fn set_up(name: &str, template: Option<&str>, addresses: &[Address]) -> io::Result<()> {
     let (index, route) = (index(name)?, open()?);
+    if let Some(template) = template {
+        let text = [template.as_bytes(), b"\0"].concat();
+        ask(&route, libc::RTM_NEWLINK, 0, &link(index, 0), &[(libc::IFLA_IFNAME, &text)])?;
+    }
     for address in addresses {
         let mut body = vec![address.family, address.prefix, PERMANENT, 0];
         body.extend(index.to_ne_bytes());

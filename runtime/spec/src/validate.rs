@@ -129,16 +129,19 @@ fn linux(spec: &Spec) -> Result<(), SpecError> {
 fn net_devices(linux: &Linux) -> Result<(), SpecError> {
     // dev_valid_name of the kernel; an interface's name has 15 bytes at most.
     let valid = |name: &str| {
-        let allowed = |byte: u8| !byte.is_ascii_whitespace() && byte != b'/' && byte != b':' && byte != 0;
+        let allowed = |byte: u8| !byte.is_ascii_whitespace() && !b"/:%\0".contains(&byte);
         (1..=15).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(allowed)
     };
     let mut taken = Vec::new();
     for (name, device) in linux.net_devices().iter().flatten() {
         let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
-        for name in [name, inside] {
+        // A template, of which the kernel makes a name that is free: `eth%d`.
+        let template = device.name().as_ref().and_then(|inside| inside.strip_suffix("%d"));
+        for name in [name.as_str(), template.unwrap_or(inside)] {
             require(valid(name), "linux.netDevices", &format!("{name:?} is no name of a network device"))?;
         }
-        require(!taken.contains(&inside), "linux.netDevices", &format!("{inside:?} is the name of two"))?;
+        let twice = template.is_none() && taken.contains(&inside);
+        require(!twice, "linux.netDevices", &format!("{inside:?} is the name of two"))?;
         taken.push(inside);
     }
     let own =
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let cases: [(&str, Value, &str); 29] = [
+        let cases: [(&str, Value, &str); 31] = [
             ("/ociVersion", json!("2.0.0"), "ociVersion"),
             ("/root/path", json!(""), "root.path"),
             ("/process/args", json!([]), "process.args"),
@@ -201,6 +204,8 @@ mod tests {
             ("/annotations", json!({"": "x"}), "annotations"),
             ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices"),
             ("/linux/netDevices", json!({"a/b": {}}), "linux.netDevices"),
+            ("/linux/netDevices", json!({"eth%d": {}}), "linux.netDevices"),
+            ("/linux/netDevices", json!({"eth0": {"name": "a%dx"}}), "linux.netDevices"),
             ("/vm", json!({"kernel": {"path": "/x"}}), "vm"),
             ("/hostname", json!("x"), "hostname"),
             ("/domainname", json!("x"), "domainname"),

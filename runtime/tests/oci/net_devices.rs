@@ -56,6 +56,44 @@ fn a_device_keeps_its_name_and_a_namespace_by_path_has_it_too() {
 }
 
 #[test]
+fn a_template_becomes_a_name_that_is_free() {
+    let devices = json!({"d0": {"name": "eth%d"}, "d1": {"name": "eth%d"}});
+    let script = "busybox ip -o link show up | awk '{print $2}' | grep eth; busybox ip -o addr show";
+    let Some(bundle) = with_devices(script, devices) else { return };
+    let answer =
+        in_own_network(&bundle, "ip addr add 192.0.2.1/24 dev d0; ip addr add 192.0.2.2/24 dev d1; $RUN");
+    let out = answer.expect_ok();
+    let names: Vec<&str> = out.lines().take(2).filter_map(|line| line.split(['@', ':']).next()).collect();
+    assert!(names.contains(&"eth0") && names.contains(&"eth1"), "{out}");
+    assert!(out.contains("192.0.2.1/24") && out.contains("192.0.2.2/24"), "{out}");
+    // Not so a name that is one already.
+    let Some(bundle) = with_devices("true", json!({"d0": {"name": "eth5"}, "d1": {"name": "eth5"}})) else {
+        return;
+    };
+    in_own_network(&bundle, "$RUN").expect_err(1, "linux.netDevices: \"eth5\" is the name of two");
+}
+
+/// config-linux.md, "Namespace Lifecycle and Container Termination".
+#[test]
+fn a_device_belongs_to_its_namespace_and_is_not_taken_back() {
+    let Some(holder) = shell("touch /ready; sleep 1000") else { return };
+    holder.up();
+    holder.wait_for("it runs", || holder.root().join("ready").exists());
+    let path = format!("/proc/{}/ns/net", holder.state()["pid"]);
+    let devices = json!({"d0": {"name": "kept"}});
+    let Some(bundle) = with_devices("true", devices) else { return };
+    let bundle = bundle.with("/linux/namespaces/4", json!({"type": "network", "path": path}));
+    let script = format!("$RUN; nsenter --net={path} ip -o link show kept; ip -o link show");
+    let out = in_own_network(&bundle, &script).expect_ok();
+    assert!(out.contains("kept") && out.contains("d1") && !out.contains("d0:"), "{out}");
+    bundle.expect_gone();
+    // A namespace of the container's own ends with it, and so does a virtual device in it, with its peer.
+    let Some(bundle) = with_devices("true", json!({"d0": {}})) else { return };
+    let gone = "timeout 20 sh -c 'while ip link show d1 >/dev/null 2>&1; do :; done'; echo gone";
+    assert_eq!(in_own_network(&bundle, &format!("$RUN; {gone}")).expect_ok(), "gone\n");
+}
+
+#[test]
 fn a_device_that_cannot_be_had_is_an_error_by_name() {
     for (devices, words) in [
         (json!({"none": {}}), "linux.netDevices: none: find it: "),

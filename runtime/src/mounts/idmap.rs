@@ -231,7 +231,7 @@ fn prepare_one(
     bundle: &Path,
     users: &mut Users,
 ) -> Result<Option<Detached>, ContainerError> {
-    let options = Options::of(mount).map_err(refused)?;
+    let options = Options::of(mount);
     let Some(maps) = plan(mount, &options, spec).map_err(refused)? else { return Ok(None) };
     let at = users.with(&maps)?;
     let users = &users.made[at].1;

@@ -175,7 +175,7 @@ fn mount_one(
     label: Option<&str>,
 ) -> Result<(), MountError> {
     let target = mount.destination();
-    let options = Options::of(mount)?;
+    let options = Options::of(mount);
     let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
     let source_name = mount.source().as_ref().map_or(kind.to_owned(), |path| path.display().to_string());
     let failed =
@@ -235,7 +235,7 @@ fn remount(root: &OwnedFd, target: &Path, options: &Options) -> io::Result<()> {
 /// What of `mounts` cannot be done, before anything is.
 pub fn check(spec: &Spec) -> Result<(), MountError> {
     for mount in spec.mounts().iter().flatten() {
-        let options = Options::of(mount)?;
+        let options = Options::of(mount);
         let wrong = |option: &str, why| {
             Err(MountError::Option { target: mount.destination().clone(), option: option.to_owned(), why })
         };

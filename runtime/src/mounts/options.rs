@@ -1,9 +1,8 @@
 //! Mount options of config.json (config.md, "Mounts") as flags and filesystem data.
 
-use super::MountError;
 use runtime_spec::oci::Mount;
 use runtime_sys::mount::{Attributes, set_attributes};
-use std::{io, os::fd::BorrowedFd, path::Path};
+use std::{io, os::fd::BorrowedFd};
 
 /// What a list of options asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,9 +61,9 @@ const PROPAGATIONS: [(&str, u64); 8] = [
 /// About filesystems' superblocks, as mount(8) has them: the kernel is told.
 const SUPERBLOCK: [&str; 4] = ["sync", "dirsync", "lazytime", "mand"];
 /// What is so anyway, or only about messages of the kernel.
-const NO_EFFECT: [&str; 7] = ["async", "defaults", "loud", "noiversion", "nolazytime", "nomand", "silent"];
-/// The mount API of descriptors has no word for it.
-const UNSUPPORTED: [&str; 1] = ["iversion"];
+/// Of `iversion` the mount API of descriptors knows nothing: filesystems that count versions do so unasked, ext4 from Linux 6.1 on.
+const NO_EFFECT: [&str; 8] =
+    ["async", "defaults", "iversion", "loud", "noiversion", "nolazytime", "nomand", "silent"];
 
 /// Every option that is not the filesystem's own, for `features`.
 pub fn names() -> Vec<String> {
@@ -80,29 +79,14 @@ pub fn names() -> Vec<String> {
 
 impl Options {
     /// Those of a mount of config.json; its type can say that it is a bind mount, too.
-    pub fn of(mount: &Mount) -> Result<Self, MountError> {
-        let mut options = Self::parse(mount.destination(), mount.options().as_deref().unwrap_or_default())?;
-        options.bind |= mount.typ().as_deref() == Some("bind");
-        Ok(options)
-    }
-
-    /// Reads the options of the mount on `target`.
-    pub fn parse(target: &Path, words: &[String]) -> Result<Self, MountError> {
+    pub fn of(mount: &Mount) -> Self {
         let mut options = Self::default();
-        for word in words {
-            options.add(word).map_err(|why| MountError::Option {
-                target: target.to_path_buf(),
-                option: word.clone(),
-                why,
-            })?;
-        }
-        Ok(options)
+        mount.options().iter().flatten().for_each(|word| options.add(word));
+        options.bind |= mount.typ().as_deref() == Some("bind");
+        options
     }
 
-    fn add(&mut self, word: &str) -> Result<(), &'static str> {
-        if UNSUPPORTED.contains(&word) {
-            return Err("is not supported");
-        }
+    fn add(&mut self, word: &str) {
         if NO_EFFECT.contains(&word) {
         } else if word == "bind" || word == "rbind" {
             self.bind = true;
@@ -127,7 +111,6 @@ impl Options {
                 word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.to_owned())));
             self.data.push((name.to_owned(), value));
         }
-        Ok(())
     }
 
     /// For a filesystem that is made: its flags; propagation comes after.
@@ -174,8 +157,9 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Options {
-        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        Options::parse(Path::new("/x"), &words).expect("valid")
+        let mut options = Options::default();
+        words.iter().for_each(|word| options.add(word));
+        options
     }
 
     #[test]
@@ -190,6 +174,6 @@ mod tests {
         assert_eq!(options.recursive_attributes.set, libc::MOUNT_ATTR_RDONLY);
         assert_eq!(options.attributes, Attributes::default());
         assert_eq!(parse(&["ro", "rw"]).attributes.set, 0, "the last word counts");
-        assert!(Options::parse(Path::new("/x"), &["iversion".to_owned()]).is_err());
+        assert_eq!(parse(&["iversion", "noiversion"]), Options::default());
     }
 }

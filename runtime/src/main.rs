@@ -1,7 +1,7 @@
 //! `wherry-runtime`: an OCI runtime on the command line, and the monitor of pods.
 //!
-//! Flags and messages are runc's where runc has them. Exit codes: 0 done, 1 failed, 2 usage; `run` and `exec` end as their process did, 126 and 127
-//! when it could not be run.
+//! Flags, messages and exit codes are runc's where runc has them: 0 done, 1 failed or not understood, 3 no such command; `run` and `exec` end as their
+//! process did, an `exec` that never ran its program with 255.
 #![forbid(unsafe_code)]
 
 mod commands;
@@ -11,13 +11,16 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let protected = commands::protect();
-    let cli = commands::Cli::parse();
+    let cli = match commands::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => return ExitCode::from(commands::usage::answer(&err)),
+    };
     match protected.and_then(|()| commands::run(&cli)) {
         Ok(code) => ExitCode::from(code),
         Err(err) => {
             let message = runtime::container::chain(&err);
             commands::report(&cli, &message);
-            ExitCode::from(commands::exit_code(&cli, &err))
+            ExitCode::from(commands::exit_code(&cli))
         }
     }
 }

@@ -17,7 +17,7 @@ impl FromStr for ContainerId {
             (1..=255).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != "..";
         let allowed = "allowed are 1 to 255 of A-Z a-z 0-9 _ . + -, but not . or ..";
         valid.then(|| Self(text.to_owned())).ok_or(SpecError::Name {
-            what: "container id",
+            what: "invalid container ID format:",
             value: text.to_owned(),
             allowed,
         })

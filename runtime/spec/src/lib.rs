@@ -32,8 +32,9 @@ pub const CONFIG: &str = "config.json";
 pub enum SpecError {
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}", path.display())]
-    Parse { path: PathBuf, source: serde_json::Error },
+    /// `field` is as in `process.user.uid`, or empty where the text is no JSON.
+    #[error("{}{}", path.display(), if field.is_empty() { String::new() } else { format!(": {field}") })]
+    Parse { path: PathBuf, field: String, source: serde_json::Error },
     /// A field has a value that cannot be done; nothing was created.
     #[error("config.json: {field}: {why}")]
     Field { field: String, why: String },
@@ -65,18 +66,21 @@ fn read_text(path: &Path) -> Result<Vec<u8>, SpecError> {
     fs::read(path).map_err(|source| SpecError::Read { path: path.to_owned(), source })
 }
 
-/// `path` is where the text is from. Errors name it, the line and the column.
+/// `path` is where the text is from. Errors name it, the field as in `process.user.uid`, the line and the column.
 pub fn parse<T: DeserializeOwned>(
     path: &Path,
     text: &[u8],
     unknown: &mut dyn FnMut(&str),
 ) -> Result<T, SpecError> {
-    let parsed = parse_text(text, unknown).or_else(|err| {
+    let failed = |text: &[u8], source: serde_json::Error| {
+        let field = if source.is_data() { place::<T>(text) } else { String::new() };
+        SpecError::Parse { path: path.to_owned(), field, source }
+    };
+    parse_text(text, unknown).or_else(|err| {
         // Looked for only now, because it takes reading the text once more.
-        let known = capabilities::without_unknown(text, unknown).ok_or(err)?;
-        parse_text(&known, &mut |_| {})
-    });
-    parsed.map_err(|source| SpecError::Parse { path: path.to_owned(), source })
+        let known = capabilities::without_unknown(text, unknown).ok_or_else(|| failed(text, err))?;
+        parse_text(&known, &mut |_| {}).map_err(|err| failed(&known, err))
+    })
 }
 
 fn parse_text<T: DeserializeOwned>(text: &[u8], unknown: &mut dyn FnMut(&str)) -> serde_json::Result<T> {
@@ -84,4 +88,11 @@ fn parse_text<T: DeserializeOwned>(text: &[u8], unknown: &mut dyn FnMut(&str)) -
     // It writes `?` for a value that may be absent.
     let parsed = serde_ignored::deserialize(&mut json, |field| unknown(&field.to_string().replace(".?", "")));
     parsed.and_then(|value| json.end().map(|()| value))
+}
+
+/// The field that cannot be read, by reading once more: to keep note of it costs every reader, and few meet an error.
+fn place<T: DeserializeOwned>(text: &[u8]) -> String {
+    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
+    // The whole is `.`.
+    read.err().map(|err| err.path().to_string()).filter(|path| path != ".").unwrap_or_default()
 }

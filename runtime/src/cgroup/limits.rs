@@ -153,8 +153,25 @@ fn block_io(io: &LinuxBlockIo) -> Vec<Limit> {
     limits
 }
 
-/// What cgroup v2 has no counterpart of must not look as if it were in force. Fields that docker and podman always send (kernel memory, swappiness,
-/// zeroes, empty lists) ask for nothing.
+/// Fields that cgroup v2 has nothing for, and that runc passes over there: a container runs without, and a warning says so.
+pub fn ignored(resources: &LinuxResources) -> Vec<String> {
+    let Some(memory) = resources.memory() else { return Vec::new() };
+    let limit = |bytes: Option<i64>| bytes.filter(|&bytes| bytes > 0).map(|bytes| bytes.to_string());
+    let asked = [
+        ("kernel", limit(memory.kernel())),
+        ("kernelTCP", limit(memory.kernel_tcp())),
+        ("swappiness", memory.swappiness().map(|value| value.to_string())),
+        ("disableOOMKiller", memory.disable_oom_killer().filter(|&off| off).map(|off| off.to_string())),
+    ];
+    let line = |(field, value): (&str, Option<String>)| {
+        value.map(|value| {
+            format!("linux.resources.memory.{field}: {value}: is ignored: cgroup v2 has no such setting")
+        })
+    };
+    asked.into_iter().filter_map(line).collect()
+}
+
+/// What else cgroup v2 has no counterpart of must not look as if it were in force. Zeroes and empty lists, which docker and podman send, ask for nothing.
 fn refuse_unsupported(resources: &LinuxResources) -> Result<(), CgroupError> {
     let refuse = |field: &'static str, value: Option<String>| match value {
         Some(value) => Err(CgroupError::Unsupported { field, value }),
@@ -172,10 +189,6 @@ fn refuse_unsupported(resources: &LinuxResources) -> Result<(), CgroupError> {
             "blockIO.weightDevice.leafWeight",
             leaf.filter(|&weight| weight != 0).map(|weight| weight.to_string()),
         )?;
-    }
-    if let Some(memory) = resources.memory() {
-        let off = memory.disable_oom_killer().filter(|&off| off);
-        refuse("memory.disableOOMKiller", off.map(|off| off.to_string()))?;
     }
     let network = resources.network().as_ref();
     let class = network.and_then(|network| network.class_id()).filter(|&id| id != 0);
@@ -414,7 +427,6 @@ mod tests {
     fn what_cannot_be_enforced_is_refused() {
         let cases = [
             (r#"{"cpu": {"realtimeRuntime": 1}}"#, "cpu.realtimeRuntime"),
-            (r#"{"memory": {"disableOOMKiller": true}}"#, "memory.disableOOMKiller"),
             (r#"{"memory": {"limit": 4096, "swap": 1024}}"#, "memory.swap"),
             (r#"{"memory": {"swap": 1024}}"#, "memory.swap"),
             (r#"{"network": {"classID": 5}}"#, "network.classID"),
@@ -424,9 +436,18 @@ mod tests {
             let err = of(&serde_json::from_str(text).expect("parses")).expect_err(text).to_string();
             assert!(err.starts_with(&format!("linux.resources.{field}: ")), "{err}");
         }
-        assert_eq!(
-            of(&serde_json::from_str(r#"{"memory": {"swappiness": 60}}"#).expect("parses")).expect("ok"),
-            []
-        );
+    }
+
+    #[test]
+    fn what_runc_passes_over_is_named() {
+        let text = r#"{"memory": {"kernel": 5, "kernelTCP": 6, "swappiness": 0, "disableOOMKiller": true}}"#;
+        let resources = serde_json::from_str(text).expect("parses");
+        assert_eq!(of(&resources).expect("supported"), []);
+        let told = ignored(&resources).join("\n");
+        for words in ["kernel: 5:", "kernelTCP: 6:", "swappiness: 0:", "disableOOMKiller: true:"] {
+            assert!(told.contains(&format!("linux.resources.memory.{words} is ignored")), "{words}: {told}");
+        }
+        let text = r#"{"memory": {"kernel": -1, "kernelTCP": 0, "disableOOMKiller": false}}"#;
+        assert_eq!(ignored(&serde_json::from_str(text).expect("parses")), [""; 0], "they ask for nothing");
     }
 }

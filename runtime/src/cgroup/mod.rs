@@ -13,6 +13,7 @@ mod systemd;
 
 pub use systemd::{Scope, cgroup_of};
 
+use crate::warnings::warn;
 use limits::Limit;
 use nix::{
     dir::{Dir, Type},
@@ -137,6 +138,7 @@ impl Cgroup {
 
     /// Writes every limit of `resources` and reads it back.
     pub fn limit(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        limits::ignored(resources).iter().for_each(|line| warn(line));
         if let Some(memory) = resources.memory()
             && let Some(limit) = memory.limit().filter(|&limit| limit > 0)
             && memory.check_before_update() == Some(true)

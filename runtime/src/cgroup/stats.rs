@@ -70,10 +70,17 @@ impl Cgroup {
                 "failcnt": events.get("max").copied().unwrap_or(0),
             })
         };
+        // Together, as cgroup v1 counts them and runc's document has them.
+        let (own, mut swap) =
+            (usage("memory.current", "memory.max"), usage("memory.swap.current", "memory.swap.max"));
+        for (field, none) in [("usage", None), ("limit", Some(u64::MAX))] {
+            let (memory, alone) = (own[field].as_u64().unwrap_or(0), swap[field].as_u64().unwrap_or(0));
+            swap[field] = json!(if none == Some(alone) { alone } else { alone.saturating_add(memory) });
+        }
         json!({
             "cache": stat.get("file").copied().unwrap_or(0),
-            "usage": usage("memory.current", "memory.max"),
-            "swap": usage("memory.swap.current", "memory.swap.max"),
+            "usage": own,
+            "swap": swap,
             "raw": stat,
             "psi": self.pressure("memory.pressure"),
         })

@@ -67,6 +67,7 @@ fn make(
     }
     let listeners = listeners();
     let preserve_fds = args.handover.descriptors(listeners)?;
+    args.handover.check()?;
     // The program is process 1 where it is.
     let env = if listeners == 0 {
         Vec::new()

@@ -28,8 +28,11 @@ pub struct EventsArgs {
 
 pub fn run(root: &Path, args: &EventsArgs) -> Result<u8, ContainerError> {
     let view = container::state(root, &args.id)?;
-    if view.status == Status::Stopped || view.record.cgroup.as_os_str().is_empty() {
-        return Err(refused(&format!("container {} is not running in a cgroup", args.id)));
+    if view.status == Status::Stopped {
+        return Err(refused(&format!("container with id {} is not running", args.id)));
+    }
+    if view.record.cgroup.as_os_str().is_empty() {
+        return Err(ContainerError::NoCgroup { what: "tell what is used by", id: args.id.clone() });
     }
     let group = Cgroup::at(&view.record.cgroup);
     if args.stats {

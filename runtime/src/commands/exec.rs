@@ -8,7 +8,7 @@ use super::{
 use clap::Args;
 use runtime::{
     container::{self, ContainerError, ExecOptions, Stdio},
-    warnings::unknown_field,
+    warnings::{unknown_field, warn},
 };
 use runtime_spec::{
     ContainerId,
@@ -66,6 +66,7 @@ pub struct ExecArgs {
 
 pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
     let preserve_fds = args.handover.descriptors(0)?;
+    args.handover.check()?;
     let process = process_of(root, args)?;
     let terminal = args.handover.terminal(!args.detach);
     terminal.check(Some(&process))?;
@@ -79,7 +80,11 @@ pub fn run(root: &Path, args: &ExecArgs) -> Result<u8, ContainerError> {
         paused: args.ignore_paused,
         cgroup: args.cgroup.as_deref(),
     })?;
-    args.handover.give(&mut created)?;
+    if let Err(err) = args.handover.give(&mut created) {
+        // Nobody would know of it.
+        container::end(&created);
+        return Err(err);
+    }
     held.map_or(Ok(0), |held| attend(&created, &held))
 }
 
@@ -88,7 +93,9 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
         return Ok(runtime_spec::read(path, &mut unknown_field(path))?);
     }
     if args.args.is_empty() {
-        return Err(refused("exec: name a command, or a process.json with --process"));
+        return Err(refused(
+            "process args cannot be empty: name a command, or a process.json with --process",
+        ));
     }
     let spec = container::state(root, &args.id)?.record.config(root)?;
     let mut process = container::process_like(&spec, args.args.clone(), args.tty);
@@ -98,7 +105,7 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
         process.set_cwd(cwd.clone());
     }
     if !args.cap.is_empty() {
-        process.set_capabilities(Some(more_capabilities(process.capabilities().as_ref(), &args.cap)?));
+        process.set_capabilities(Some(more_capabilities(process.capabilities().as_ref(), &args.cap)));
     }
     if args.no_new_privs {
         process.set_no_new_privileges(Some(true));
@@ -119,17 +126,17 @@ fn process_of(root: &Path, args: &ExecArgs) -> Result<Process, ContainerError> {
 }
 
 /// The container's sets with further ones in bounding, effective and permitted; ambient and inheritable stay (CVE-2022-29162).
-fn more_capabilities(
-    own: Option<&LinuxCapabilities>,
-    names: &[String],
-) -> Result<LinuxCapabilities, ContainerError> {
+///
+/// Unknown names are left out, as those of config.json are.
+fn more_capabilities(own: Option<&LinuxCapabilities>, names: &[String]) -> LinuxCapabilities {
     let mut sets = own.cloned().unwrap_or_default();
     for name in names {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let capability: Capability = bare
-            .parse()
-            .map_err(|_| refused(&format!("--cap {name:?} is no capability: see capabilities(7)")))?;
+        let Ok(capability) = bare.parse::<Capability>() else {
+            warn(&format!("--cap {name:?} is left out: it is no capability that is known"));
+            continue;
+        };
         let with = |set: &Option<Capabilities>| {
             let mut set = set.clone().unwrap_or_default();
             set.insert(capability);
@@ -139,7 +146,7 @@ fn more_capabilities(
             (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
         sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     }
-    Ok(sets)
+    sets
 }
 
 /// `1000` or `1000:1000`; names are the image's business, and -1 means "leave it" to the kernel.

@@ -2,7 +2,10 @@
 
 use super::{io_error, refused};
 use clap::Args;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::{
+    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    unistd::{AccessFlags, access},
+};
 use runtime::container::{ContainerError, Created, TerminalTo};
 use std::{
     env, fs,
@@ -54,6 +57,19 @@ impl HandoverArgs {
             }
         }
         Ok(count)
+    }
+
+    /// Before the process is made, which may do things that cannot be taken back: whether whatever is to be told of it is there.
+    pub fn check(&self) -> Result<(), ContainerError> {
+        if let Some(path) = &self.pid_file {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let allowed = access(dir, AccessFlags::W_OK | AccessFlags::X_OK);
+            allowed.map_err(|err| io_error("write", path)(err.into()))?;
+        }
+        for socket in self.console_socket.iter().chain(&self.pidfd_socket) {
+            fs::metadata(socket).map_err(io_error("connect to the socket", socket))?;
+        }
+        Ok(())
     }
 
     /// After the process was made: its pid, its descriptor, and its terminal if a socket was named for it.

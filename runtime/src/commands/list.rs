@@ -34,6 +34,8 @@ pub struct PsArgs {
 fn document(view: &View) -> Value {
     let record = &view.record;
     let mut document = record.oci(view.status).to_json();
+    // Also of one that has stopped, whose state for hooks has none.
+    document["pid"] = json!(record.oci(view.status).pid);
     document["rootfs"] = json!(record.root);
     document["created"] = json!(time(record.created_ns));
     document["owner"] = json!(owner(record.owner));
@@ -71,8 +73,9 @@ pub fn list(root: &Path, args: &ListArgs) -> Result<u8, ContainerError> {
         [record.id.to_string(), pid, status, bundle, time(record.created_ns), owner(record.owner)]
     });
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..6).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
+    // With three blanks between, no column is narrower than runc's.
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(9);
+    let widths: Vec<usize> = (0..6).map(width).collect();
     let line = |row: &[String; 6]| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
@@ -81,7 +84,7 @@ pub fn list(root: &Path, args: &ListArgs) -> Result<u8, ContainerError> {
     print(&rows.iter().map(line).collect::<String>())
 }
 
-/// ps(1)'s own table with only the container's processes, or their pids.
+/// ps(1)'s own table with only the container's processes, or their pids: an empty list where runc prints `null`, as `list` does.
 pub fn ps(root: &Path, args: &PsArgs) -> Result<u8, ContainerError> {
     let pids = container::state(root, &args.id)?.record.processes();
     if args.format == "json" {
@@ -89,14 +92,19 @@ pub fn ps(root: &Path, args: &PsArgs) -> Result<u8, ContainerError> {
     }
     let output = Command::new("ps")
         .args(&args.options)
-        .stderr(Stdio::inherit())
+        .stdin(Stdio::null())
         .output()
         .map_err(io_error("run", Path::new("ps")))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(refused(&format!("ps: {}: {}", output.status, why.trim())));
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines();
     let head = lines.next().unwrap_or_default();
     let column = head.split_whitespace().position(|name| name == "PID");
-    let column = column.ok_or_else(|| refused("ps: its options leave out the column PID"))?;
+    let column =
+        column.ok_or_else(|| refused("couldn't find PID field in ps output: its options leave it out"))?;
     let ours = |line: &&str| {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());
         pid.is_some_and(|pid| pids.contains(&pid))

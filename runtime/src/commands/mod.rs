@@ -9,6 +9,7 @@ mod handover;
 mod list;
 mod spec;
 mod update;
+pub mod usage;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
@@ -26,6 +27,8 @@ use std::{
 };
 
 #[derive(Debug, Parser)]
+// Of a flag that is given twice the last counts, as under runc: callers put theirs before a user's.
+#[command(args_override_self = true)]
 #[command(name = "wherry-runtime", version = VERSION, disable_version_flag = true, about = "An OCI runtime, and the monitor of Wherry's pods")]
 pub struct Cli {
     /// Where the state of containers is kept [default: /run/wherry/runtime, of an ordinary user below $XDG_RUNTIME_DIR]
@@ -48,6 +51,9 @@ pub struct Cli {
     /// As --debug; whether a user is an ordinary one is seen. Before the command: `spec` has one of its own
     #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
+    /// As --debug; there is no checkpoint to make with it
+    #[arg(long, hide = true, value_name = "PATH")]
+    criu: Option<PathBuf>,
     /// Print the versions of this program and of the specification
     #[arg(short = 'v', long, action = ArgAction::Version)]
     version: Option<bool>,
@@ -85,7 +91,7 @@ enum Command {
         #[arg(short, long)]
         all: bool,
     },
-    /// Remove a stopped container
+    /// Remove a container that has stopped, or was never started
     Delete {
         id: ContainerId,
         /// Also one that runs; one that is not there is no error
@@ -118,12 +124,10 @@ enum Command {
     },
 }
 
-/// How a command that failed ends. An exec that never ran its program ends as runc's does, apart from every code of a program.
-pub fn exit_code(cli: &Cli, err: &ContainerError) -> u8 {
-    match (&cli.command, err.exit_code()) {
-        (Command::Exec(_), 1) => 255,
-        (_, code) => code,
-    }
+/// How a command that failed ends. An exec that never ran its program ends apart from every code of a program; a shell's 126 and 127 are made of the
+/// message by whoever wants them, as docker and podman do.
+pub fn exit_code(cli: &Cli) -> u8 {
+    if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 }
 }
 
 /// Before a command that makes processes in containers: see [`runtime::self_protection`]. By the words alone, so that they are parsed once.
@@ -145,6 +149,7 @@ fn default_root() -> PathBuf {
 /// Runs the command; gives the exit code.
 pub fn run(cli: &Cli) -> Result<u8, ContainerError> {
     let root = &cli.root.clone().unwrap_or_else(default_root);
+    expect_log(cli)?;
     listen_for_warnings(cli);
     match &cli.command {
         Command::Create(args) => create::create(root, args, cli.systemd_cgroup).map(|()| 0),
@@ -176,6 +181,16 @@ pub fn report(cli: &Cli, message: &str) {
     }
 }
 
+/// A log that cannot be written to is told before anything is done. It is not kept open: its number could be one of `--preserve-fds`.
+fn expect_log(cli: &Cli) -> Result<(), ContainerError> {
+    let Some(path) = &cli.log else { return Ok(()) };
+    open_log(path).map(drop).map_err(io_error("open --log", path))
+}
+
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    fs::File::options().create(true).append(true).open(path)
+}
+
 /// Warnings go to `--log`, or without it to stderr, as runc's do.
 fn listen_for_warnings(cli: &Cli) {
     let (path, format) = (cli.log.clone(), cli.log_format);
@@ -193,11 +208,7 @@ fn log(path: &Path, format: LogFormat, level: &str, message: &str) {
         LogFormat::Json => format!("{}\n", json!({ "level": level, "msg": message, "time": time })),
     };
     // A log that cannot be written is no reason to lose the exit code.
-    let _ = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
+    let _ = open_log(path).and_then(|mut file| file.write_all(line.as_bytes()));
 }
 
 /// RFC 3339.
@@ -215,14 +226,15 @@ fn print(text: &str) -> Result<u8, ContainerError> {
     }
 }
 
-/// `SIGTERM`, `TERM`, `15`, or `SIGRTMIN+3`.
+/// `SIGTERM`, `TERM`, `15`, or `SIGRTMIN+3`; 0 only asks whether there is a process, kill(2), and nothing is SIGTERM.
 fn parse_signal(text: &str) -> Result<i32, ContainerError> {
+    let text = if text.is_empty() { "SIGTERM" } else { text };
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let named = || format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
     let number = text.parse::<i32>().ok().or_else(named).or_else(|| real_time(name));
-    number.filter(|number| SIGNALS.contains(number)).ok_or_else(|| {
-        refused(&format!("{text:?} is no signal: give a name like SIGTERM or SIGRTMIN+3, or a number"))
+    number.filter(|number| *number == 0 || SIGNALS.contains(number)).ok_or_else(|| {
+        refused(&format!("unknown signal {text:?}: give a name like SIGTERM or SIGRTMIN+3, or a number"))
     })
 }
 
@@ -255,6 +267,8 @@ mod tests {
             ("SIGTERM", 15),
             ("kill", 9),
             ("1", 1),
+            ("0", 0),
+            ("", 15),
             ("37", 37),
             ("SIGRTMIN+3", 37),
             ("RTMIN", 34),
@@ -262,7 +276,7 @@ mod tests {
         ] {
             assert_eq!(parse_signal(text).expect(text), number);
         }
-        for text in ["", "SIG", "0", "65", "-9", "RTMIN+31", "RTMINX", "RTMAX+1", "TERMINATE"] {
+        for text in ["SIG", "65", "-9", "RTMIN+31", "RTMINX", "RTMAX+1", "TERMINATE"] {
             assert!(parse_signal(text).is_err(), "{text:?}");
         }
     }

@@ -21,22 +21,22 @@ pub struct UpdateArgs {
     #[arg(short, long, value_name = "FILE")]
     resources: Option<PathBuf>,
     /// Weight for block I/O, 10 to 1000
-    #[arg(long, value_name = "WEIGHT")]
+    #[arg(long, value_name = "WEIGHT", allow_hyphen_values = true)]
     blkio_weight: Option<u16>,
     /// Microseconds of a period of --cpu-quota
-    #[arg(long, value_name = "US")]
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
     cpu_period: Option<u64>,
     /// Microseconds of CPU time in each period; -1 is no limit
     #[arg(long, value_name = "US", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
     /// Microseconds that may be saved up
-    #[arg(long, value_name = "US")]
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
     cpu_burst: Option<u64>,
     /// Share of CPU time, 2 to 262144
-    #[arg(long, value_name = "SHARES")]
+    #[arg(long, value_name = "SHARES", allow_hyphen_values = true)]
     cpu_share: Option<u64>,
     /// 1: run only when nothing else wants to
-    #[arg(long, value_name = "0|1")]
+    #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
     cpu_idle: Option<i64>,
     /// CPUs to run on, as in 0-3,7
     #[arg(long, value_name = "LIST")]
@@ -60,7 +60,7 @@ pub struct UpdateArgs {
     #[arg(long, hide = true, value_name = "US", allow_hyphen_values = true)]
     cpu_rt_runtime: Option<i64>,
     /// As --cpu-rt-runtime
-    #[arg(long, hide = true, value_name = "US")]
+    #[arg(long, hide = true, value_name = "US", allow_hyphen_values = true)]
     cpu_rt_period: Option<u64>,
     /// Taken for the sake of callers of runc, which does nothing about it either
     #[arg(long, hide = true, value_name = "BYTES", allow_hyphen_values = true)]
@@ -136,10 +136,11 @@ fn from_flags(args: &UpdateArgs) -> Result<LinuxResources, ContainerError> {
     serde_json::from_value(resources).map_err(|err| refused(&err.to_string()))
 }
 
-/// `67108864`, `65536k`, `64m`, `64MiB`, `1g`, `-1`: units are powers of 1024, as everywhere about memory.
+/// `67108864`, `65536k`, `64m`, `64MiB`, `1.5g`, `-1`: units are powers of 1024, as everywhere about memory; part of a byte is none.
 fn parse_bytes(text: &str) -> Result<i64, String> {
-    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '-');
-    let number = text[..text.len() - unit.len()].parse::<i64>().ok();
+    let unit =
+        text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '-' || letter == '.');
+    let number = &text[..text.len() - unit.len()];
     let unit = unit.trim().to_ascii_lowercase();
     let factor = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
         "" => Some(1),
@@ -147,9 +148,20 @@ fn parse_bytes(text: &str) -> Result<i64, String> {
         "m" => Some(1 << 20),
         "g" => Some(1 << 30),
         "t" => Some(1 << 40),
+        "p" => Some(1 << 50),
         _ => None,
     };
-    let bytes = number.zip(factor).and_then(|(number, factor)| i64::checked_mul(number, factor));
+    let bytes = factor.and_then(|factor: i64| match number.split_once('.') {
+        None => number.parse::<i64>().ok()?.checked_mul(factor),
+        Some((whole, part))
+            if whole.starts_with(|digit: char| digit.is_ascii_digit()) && !part.is_empty() =>
+        {
+            // Beyond 2^53 a float would be another number.
+            let bytes = number.parse::<f64>().ok()? * factor as f64;
+            (bytes < (1u64 << 53) as f64).then_some(bytes as i64)
+        }
+        Some(_) => None,
+    });
     bytes.filter(|&bytes| bytes >= -1).ok_or_else(|| "give bytes, as in 67108864 or 64m, or -1".to_owned())
 }
 
@@ -159,12 +171,20 @@ mod tests {
 
     #[test]
     fn memory_has_units() {
-        for (text, bytes) in
-            [("5", 5), ("-1", -1), ("2k", 2048), ("64m", 64 << 20), ("64MiB", 64 << 20), ("1GB", 1 << 30)]
-        {
+        for (text, bytes) in [
+            ("5", 5),
+            ("-1", -1),
+            ("2k", 2048),
+            ("64m", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("1GB", 1 << 30),
+            ("1.5g", 3 << 29),
+            ("0.5k", 512),
+            ("1p", 1 << 50),
+        ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in ["", "m", "-2", "1.5g", "9999999999t", "5x", "1 000"] {
+        for text in ["", "m", "-2", "1.", ".5", "-1.5", "1.5.5", "9999999999t", "8192.5t", "5x", "1 000"] {
             assert!(parse_bytes(text).is_err(), "{text:?}");
         }
     }

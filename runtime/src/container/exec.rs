@@ -20,7 +20,7 @@ use nix::{
     unistd::setsid,
 };
 use runtime_spec::{
-    ContainerId, Status,
+    ContainerId, SpecError, Status,
     oci::{LinuxNamespaceType, Process, Spec},
 };
 use runtime_sys::process::{Clone, clone3, pidfd_open, terminal_peer, terminal_unlock};
@@ -66,7 +66,11 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Created, ContainerError> {
     let spec = record.config(options.state_root)?;
     let mut options = options;
     inherit(&mut options.process, &spec);
-    runtime_spec::validate_process(&options.process)?;
+    // Its fields are not those of config.json.
+    runtime_spec::validate_process(&options.process).map_err(|err| match err {
+        SpecError::Field { field, why } => ContainerError::Refused(format!("{field}: {why}")),
+        err => err.into(),
+    })?;
     lsm::check_process(&options.process).map_err(InitError::from)?;
     init::identity::warn_of_limits(&options.process);
     if !has_namespace(&spec, LinuxNamespaceType::User) {

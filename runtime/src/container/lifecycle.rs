@@ -70,14 +70,16 @@ fn leads_namespace(pid: i32) -> bool {
     pids.split_whitespace().next_back() == Some("1")
 }
 
-/// Removes a stopped container, or with `force` any: processes, cgroup, then what is on disk. With `force`, absent is success.
+/// Removes a container whose program does not run, or with `force` any: processes, cgroup, then what is on disk. With `force`, absent is success.
+///
+/// One that was created and never started counts as one that does not run, as under runc: only its first process waits.
 pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), ContainerError> {
     let record = match Record::load(state_root, id) {
         Err(ContainerError::Absent { .. }) if force => return Ok(()),
         record => record?,
     };
     let status = record.status(state_root);
-    if !force && !matches!(status, Status::Stopped | Status::Creating) {
+    if !force && !matches!(status, Status::Stopped | Status::Creating | Status::Created) {
         return Err(ContainerError::WrongState { what: "delete", id: id.clone(), status });
     }
     if status != Status::Stopped && record.pid != 0 {

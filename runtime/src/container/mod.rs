@@ -72,6 +72,7 @@ fn wrong_state(what: &str, id: &ContainerId, status: Status) -> String {
     match (what, status) {
         ("start", Status::Running) => "cannot start an already running container".to_owned(),
         ("start", Status::Stopped) => "cannot start a container that has stopped".to_owned(),
+        ("start", status) => format!("cannot start a container in the {status} state"),
         ("exec in", Status::Stopped) => {
             "cannot exec in a stopped container: container not running".to_owned()
         }
@@ -87,7 +88,7 @@ fn wrong_state(what: &str, id: &ContainerId, status: Status) -> String {
 }
 
 impl ContainerError {
-    /// What the process ends with that only ran this: 126 and 127 as a shell has them, else 1.
+    /// As a shell has it of a program: 127 where it is missing, 126 where it cannot be run; 1 of anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Init { code, .. } => *code,
@@ -111,6 +112,11 @@ pub fn chain(err: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
+}
+
+/// Kills and reaps a process of which nobody can be told.
+pub fn end(created: &Created) {
+    end_child(&created.pidfd);
 }
 
 /// Kills and reaps a child that is of no use. A zombie of ours in a container's pid namespace would keep its first process from ending.

@@ -30,8 +30,8 @@ fn its_end_is_the_commands_end() {
     let Some(bundle) = running() else { return };
     bundle.exec(&["sh", "-c", "exit 9"]).expect_err(9, "");
     bundle.exec(&["sh", "-c", "kill -15 $$"]).expect_err(128 + 15, "");
-    bundle.exec(&["no-such-program"]).expect_err(127, "executable file not found in $PATH");
-    bundle.exec(&["/ready"]).expect_err(126, "/ready");
+    bundle.exec(&["no-such-program"]).expect_err(255, "executable file not found in $PATH");
+    bundle.exec(&["/ready"]).expect_err(255, "/ready");
 }
 
 #[test]
@@ -112,9 +112,9 @@ fn a_process_json_is_checked_like_config_json() {
     process("strange", json!(1)).expect_ok();
     process("args", json!([])).expect_err(255, "process.args: is empty");
     process("cwd", json!("tmp")).expect_err(255, "process.cwd: is not absolute");
-    process("user", json!({"uid": "root", "gid": 0})).expect_err(255, "process.json: invalid type");
+    process("user", json!({"uid": "root", "gid": 0})).expect_err(255, "process.json: user.uid: invalid type");
     process("user", json!({"uid": -1, "gid": 0}))
-        .expect_err(255, "process.json: invalid value: integer `-1`");
+        .expect_err(255, "process.json: user.uid: invalid value: integer `-1`");
     if !runtime::lsm::apparmor_enabled() {
         process("apparmorProfile", json!("x")).expect_err(255, "process.apparmorProfile");
         bundle

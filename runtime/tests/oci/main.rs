@@ -23,6 +23,8 @@ mod races;
 mod redirect;
 mod rootless;
 mod spec;
+mod states;
 mod systemd;
 #[cfg(target_arch = "x86_64")]
 mod tracer;
+mod usage;

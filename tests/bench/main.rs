@@ -1,6 +1,6 @@
 //! `make bench`: how fast pods start, how fast images are pulled, how much memory the daemons take, how fast the store writes; beside others, interleaved.
 //!
-//! `bench pulls [ROUNDS]` measures the pulls alone; `bench order MAP` is for `make order`.
+//! `bench pulls [ROUNDS]` measures the pulls alone, `bench pods [ROUNDS]` the pods; `bench order MAP` is for `make order`.
 //!
 //! Prints Markdown tables of medians. Nothing here passes or fails: the machine decides what the numbers are.
 #![forbid(unsafe_code)]
@@ -27,8 +27,9 @@ fn main() {
             return runtime::in_namespace(&["order-in-namespace", map]);
         }
         Some("order-in-namespace") => return runtime::order(words[1].as_ref()),
-        Some("pulls") => return images::table(rounds(&words)),
-        Some("pulls-in-namespaces") => return images::measure(rounds(&words)),
+        Some("pods") => return pods::alone(rounds(&words, pods::ROUNDS)),
+        Some("pulls") => return images::table(rounds(&words, images::ROUNDS)),
+        Some("pulls-in-namespaces") => return images::measure(rounds(&words, images::ROUNDS)),
         Some("guest") => return runtime::guest_table(),
         _ => {}
     }
@@ -40,11 +41,7 @@ fn main() {
     images::table(images::ROUNDS);
     let cluster = Cluster::start(Options::default());
     let idle = memory::daemons(&cluster);
-    println!(
-        "## Starting pods (median and worst; image present)\n\n| what | median | worst |\n|---|---|---|"
-    );
-    pods::one(&cluster);
-    pods::fifty(&cluster);
+    pods::table(&cluster, pods::ROUNDS);
     println!("\n## Memory\n\n| process | RSS idle | with 50 pods | of it private |\n|---|---|---|---|");
     memory::table(&cluster, &idle);
     println!(
@@ -55,8 +52,8 @@ fn main() {
 }
 
 /// The optional word after the name of a measurement.
-fn rounds(words: &[String]) -> usize {
-    let Some(word) = words.get(1) else { return images::ROUNDS };
+fn rounds(words: &[String], usual: usize) -> usize {
+    let Some(word) = words.get(1) else { return usual };
     let count = word.parse().ok().filter(|&count| count > 0);
     count.unwrap_or_else(|| panic!("ROUNDS is {word:?}: a number from 1 on is allowed"))
 }

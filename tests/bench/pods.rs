@@ -3,9 +3,9 @@
 use crate::median;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tests::{Cluster, clock, https::Https};
+use tests::{Cluster, Options, clock, https::Https};
 
-const ROUNDS: usize = 15;
+pub const ROUNDS: usize = 15;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 fn pod(name: &str) -> Value {
@@ -38,12 +38,15 @@ fn start(https: &Https, count: usize) -> f64 {
     begin.elapsed().as_secs_f64()
 }
 
-fn stop(https: &Https) {
+/// Deletes them at once and waits until the API has none; seconds.
+fn stop(https: &Https) -> f64 {
+    let begin = clock::now();
     https.call("DELETE", &format!("{PODS}?labelSelector=bench&gracePeriodSeconds=0"), None);
     spin_until(|| {
         let (_, list) = https.call("GET", &format!("{PODS}?labelSelector=bench"), None);
         list["items"].as_array().is_some_and(Vec::is_empty)
     });
+    begin.elapsed().as_secs_f64()
 }
 
 /// Looks every 2 ms: a coarser look would be most of what is measured.
@@ -55,20 +58,32 @@ fn spin_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-fn row(cluster: &Cluster, what: &str, count: usize, rounds: usize) {
-    let mut seconds: Vec<f64> = cluster.netns.enter(|| {
+fn row(cluster: &Cluster, count: usize, rounds: usize) {
+    let seconds: Vec<(f64, f64)> = cluster.netns.enter(|| {
         let https = Https::new(cluster, 4);
-        (0..rounds).map(|_| (start(&https, count), stop(&https)).0).collect()
+        (0..rounds).map(|_| (start(&https, count), stop(&https))).collect()
     });
-    let middle = median(&mut seconds);
-    let worst = seconds.last().copied().unwrap_or_default();
-    println!("| {what} | {:.0} ms | {:.0} ms |", middle * 1e3, worst * 1e3);
+    let (mut starts, mut stops): (Vec<f64>, Vec<f64>) = seconds.into_iter().unzip();
+    let pods = if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") };
+    for (what, seconds) in [("apply → running", &mut starts), ("delete → gone", &mut stops)] {
+        let middle = median(seconds);
+        let worst = seconds.last().copied().unwrap_or_default();
+        println!("| {pods}, {what} | {:.1} ms | {:.1} ms |", middle * 1e3, worst * 1e3);
+    }
 }
 
-pub fn one(cluster: &Cluster) {
-    row(cluster, "1 pod, apply → running", 1, ROUNDS);
+/// One pod `rounds` times, then fifty.
+pub fn table(cluster: &Cluster, rounds: usize) {
+    println!(
+        "## Starting pods (median and worst; image present)\n\n| what | median | worst |\n|---|---|---|"
+    );
+    row(cluster, 1, rounds);
+    row(cluster, 50, 3);
 }
 
-pub fn fifty(cluster: &Cluster) {
-    row(cluster, "50 pods, apply → all running", 50, 3);
+/// The same with a cluster of its own.
+pub fn alone(rounds: usize) {
+    let cluster = Cluster::start(Options::default());
+    table(&cluster, rounds);
+    cluster.down();
 }

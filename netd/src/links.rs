@@ -49,9 +49,14 @@ pub fn connect() -> io::Result<Handle> {
 pub async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, LinkError> {
     match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),
-        Err(rtnetlink::Error::NetlinkError(err)) if err.raw_code() == -libc::ENODEV => Ok(None),
+        Err(err) if absent(&err) => Ok(None),
         Err(err) => Err(failed(format!("look up link {name}"))(err)),
     }
+}
+
+/// Whether an error says that there is no such link.
+fn absent(err: &rtnetlink::Error) -> bool {
+    matches!(err, rtnetlink::Error::NetlinkError(err) if err.raw_code() == -libc::ENODEV)
 }
 
 /// Whether an error says that the thing is there already.
@@ -217,13 +222,12 @@ async fn set_up(plug: &Plug) -> Result<bool, LinkError> {
     }
 }
 
-/// Removes a link; absent is success.
+/// Removes a link; absent is success, also when the kernel removes it meanwhile, with the namespace of its other end.
 pub async fn remove(handle: &Handle, name: &str) -> Result<(), LinkError> {
-    match index(handle, name).await? {
-        Some(index) => {
-            handle.link().del(index).execute().await.map_err(failed(format!("remove link {name}")))
-        }
-        None => Ok(()),
+    let Some(index) = index(handle, name).await? else { return Ok(()) };
+    match handle.link().del(index).execute().await {
+        Err(err) if !absent(&err) => Err(failed(format!("remove link {name}"))(err)),
+        _ => Ok(()),
     }
 }
 

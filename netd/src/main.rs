@@ -6,6 +6,7 @@
 mod clock;
 mod dns;
 mod ipam;
+mod leaving;
 mod links;
 mod nftables;
 mod proxy;

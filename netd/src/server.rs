@@ -2,17 +2,20 @@
 
 use crate::{
     dns::{self, Shared, Zone},
-    ipam, links,
+    ipam,
+    leaving::Leaving,
+    links,
     links::Plug,
     nftables,
     proxy::Proxy,
     service::{self, Table},
     state::{self, State},
 };
-use netd_protocol::{Attach, MAGIC, Node, Reply, ReplyBody, Request, RequestBody, VERSIONS};
+use netd_protocol::{Attach, Cidr, MAGIC, Node, Reply, ReplyBody, Request, RequestBody, VERSIONS};
 use rtnetlink::Handle;
 use std::{
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,6 +35,7 @@ pub struct Server {
     zone: Shared,
     table: Arc<Table>,
     state: State,
+    leaving: Leaving,
     dns: Option<JoinHandle<()>>,
 }
 
@@ -50,6 +54,7 @@ pub async fn run(run_dir: PathBuf, bridge: String, threads: usize) -> anyhow::Re
         zone: Shared::default(),
         table: Arc::default(),
         state,
+        leaving: Leaving::default(),
         dns: None,
     };
     if let Some(node) = server.state.node.clone() {
@@ -67,7 +72,17 @@ pub async fn run(run_dir: PathBuf, bridge: String, threads: usize) -> anyhow::Re
         tracing::warn!(error = %err, "readiness was not told");
     }
     tracing::info!("ready");
-    while let Some((body, answer)) = asked.recv().await {
+    loop {
+        let (body, answer) = tokio::select! {
+            asked = asked.recv() => match asked {
+                Some(asked) => asked,
+                None => return Ok(()),
+            },
+            Some(pod) = server.leaving.next() => {
+                server.left(&pod)?;
+                continue;
+            }
+        };
         let teardown = body == RequestBody::Teardown;
         let result = server.obey(body).await;
         if let Err(why) = &result {
@@ -83,7 +98,6 @@ pub async fn run(run_dir: PathBuf, bridge: String, threads: usize) -> anyhow::Re
             return Ok(());
         }
     }
-    Ok(())
 }
 
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
@@ -132,8 +146,7 @@ impl Server {
             }
             RequestBody::Attach(attach) => return self.attach(attach).await,
             RequestBody::Detach { pod } => {
-                self.detach(&pod).await?;
-                self.save()?;
+                self.detach(&pod)?;
             }
             RequestBody::SetServices(services) => {
                 self.state.services = services
@@ -153,16 +166,17 @@ impl Server {
             RequestBody::Attachments => {
                 let leases = &self.state.ipam.leases;
                 return Ok(ReplyBody::Attachments(
-                    leases.iter().map(|(pod, address)| (pod.clone(), *address)).collect(),
+                    leases
+                        .iter()
+                        .filter(|(pod, _)| !self.leaving.contains(pod))
+                        .map(|(pod, address)| (pod.clone(), *address))
+                        .collect(),
                 ));
             }
             RequestBody::Retain { pods } => {
                 let strangers: Vec<String> =
                     self.state.ipam.leases.keys().filter(|pod| !pods.contains(pod)).cloned().collect();
-                for pod in strangers {
-                    self.detach(&pod).await?;
-                }
-                self.save()?;
+                strangers.iter().try_for_each(|pod| self.detach(pod))?;
             }
             RequestBody::Teardown => self.tear_down().await?,
         }
@@ -223,8 +237,11 @@ impl Server {
         let gateway = ipam::gateway(node.pod_cidr);
         let bridge =
             links::bridge(&self.handle, &self.bridge, gateway, node.pod_cidr.prefix).await.map_err(text)?;
-        let address =
-            self.state.ipam.lease(&attach.pod, node.pod_cidr).ok_or("every address of this node is taken")?;
+        if self.leaving.cancel(&attach.pod) {
+            // One that leads into the pod's namespace of before; the kernel may be at it.
+            links::remove(&self.handle, &links::host_name(&attach.pod)).await.map_err(text)?;
+        }
+        let address = self.lease(&attach.pod, node.pod_cidr).await?;
         // On disk before it is used: a netd that dies here knows whose it is.
         self.save()?;
         let plug =
@@ -240,19 +257,40 @@ impl Server {
         Ok(ReplyBody::Attached { address, gateway })
     }
 
-    async fn detach(&mut self, pod: &str) -> Result<(), String> {
-        links::remove(&self.handle, &links::host_name(pod)).await.map_err(|err| crate::chain(&err))?;
-        self.state.ipam.release(pod);
-        if self.state.host_ports.remove(pod).is_some() {
-            self.publish()?;
+    /// An address for the pod; when all are taken, the first that is given back by a pod that has ended.
+    async fn lease(&mut self, pod: &str, cidr: Cidr) -> Result<Ipv4Addr, String> {
+        loop {
+            if let Some(address) = self.state.ipam.lease(pod, cidr) {
+                return Ok(address);
+            }
+            let Some(left) = self.leaving.next().await else {
+                return Err("every address of this node is taken".to_owned());
+            };
+            self.state.ipam.release(&left);
         }
-        Ok(())
+    }
+
+    /// The pod has ended: its ports are free at once, its address when its link is gone.
+    fn detach(&mut self, pod: &str) -> Result<(), String> {
+        if self.state.ipam.leases.contains_key(pod) {
+            self.leaving.begin(&self.handle, pod);
+        }
+        match self.state.host_ports.remove(pod) {
+            Some(_) => self.publish(),
+            None => Ok(()),
+        }
+    }
+
+    fn left(&mut self, pod: &str) -> anyhow::Result<()> {
+        self.state.ipam.release(pod);
+        self.save().map_err(anyhow::Error::msg)
     }
 
     async fn tear_down(&mut self) -> Result<(), String> {
         let pods: Vec<String> = self.state.ipam.leases.keys().cloned().collect();
         for pod in pods {
-            self.detach(&pod).await?;
+            self.leaving.cancel(&pod);
+            links::remove(&self.handle, &links::host_name(&pod)).await.map_err(|err| crate::chain(&err))?;
         }
         self.proxy.set(&Arc::default());
         self.dns.take().inspect(JoinHandle::abort);

@@ -80,9 +80,14 @@ impl Host {
     }
 
     pub fn configure(&self) {
+        self.configure_with(24);
+    }
+
+    /// With so many bits of the pods' network.
+    pub fn configure_with(&self, prefix: u8) {
         let cidr = |a, b, prefix| Cidr { address: Ipv4Addr::new(a, b, 0, 0), prefix };
         self.ask(RequestBody::Configure(Node {
-            pod_cidr: cidr(10, 244, 24),
+            pod_cidr: cidr(10, 244, prefix),
             cluster_cidr: cidr(10, 244, 16),
             service_cidr: cidr(10, 96, 12),
             dns: DNS,
@@ -171,6 +176,12 @@ impl Host {
     /// Waits for the daemon to end by itself.
     pub fn ended(&mut self) -> bool {
         wait_for("netd ends", || self.netd.try_wait().expect("waited")).success()
+    }
+
+    /// The host's ends of the pods' links.
+    pub fn links(&self) -> Vec<String> {
+        let list = self.run("ip", &["-o", "link", "show", "type", "veth"]);
+        list.lines().filter_map(|line| line.split(": ").nth(1).map(str::to_owned)).collect()
     }
 
     /// What a command prints in the node's namespace.

@@ -17,12 +17,12 @@ use nix::{
     unistd::{pipe2, read, setsid, write},
 };
 use runtime_protocol::{LOCK_FILE, SANDBOX_FILE, SOCKET_FILE, Sandbox};
-use runtime_sys::process::{Clone, fork};
+use runtime_sys::process::{Clone, clone3};
 use std::{
     fs::{self, File},
     io::{self, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -37,7 +37,10 @@ pub fn daemonize(dir: &Path) -> Result<(), ContainerError> {
         codec::from_bytes(&text).map_err(|err| io_error("parse", &path)(io::Error::other(err)))?;
     let lock = lock(&dir.join(LOCK_FILE))?;
     let (ready, tell) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|err| kernel("pipe")(err.into()))?;
-    if let Clone::Parent { .. } = fork().map_err(kernel("fork"))? {
+    let monitors = sandbox::monitors(&sandbox)?;
+    let cloned = clone3(0, Some(monitors.as_fd())).map_err(kernel("fork into the monitors' cgroup"))?;
+    drop(monitors);
+    if let Clone::Parent { .. } = cloned {
         // Dropped, it would unlock the description that the monitor shares.
         std::mem::forget(lock);
         drop(tell);

@@ -33,14 +33,18 @@ use std::{
     path::Path,
 };
 
-/// Leaves the host's namespaces for new ones and makes the pod's cgroup; gives the pod's user namespace, where it has one. Idempotent but for the
-/// namespaces, of which a new process has none.
-pub fn enter(sandbox: &Sandbox) -> Result<Option<OwnedFd>, ContainerError> {
+/// The cgroup that all monitors are in, beside those of their pods; to be born into, as moving a process takes the kernel many milliseconds.
+pub fn monitors(sandbox: &Sandbox) -> Result<OwnedFd, ContainerError> {
     let parent = sandbox
         .cgroup
         .parent()
         .ok_or_else(|| kernel("sandbox.cgroup has no parent")(std::io::ErrorKind::InvalidInput.into()))?;
-    Cgroup::create(&parent.join("monitors"))?.join(std::process::id() as i32)?;
+    Ok(Cgroup::create(&parent.join("monitors"))?.open()?)
+}
+
+/// Leaves the host's namespaces for new ones and makes the pod's cgroup; gives the pod's user namespace, where it has one. Idempotent but for the
+/// namespaces, of which a new process has none.
+pub fn enter(sandbox: &Sandbox) -> Result<Option<OwnedFd>, ContainerError> {
     let group = Cgroup::create(&sandbox.cgroup)?;
     if let Some(limits) = &sandbox.limits {
         limit(&group, limits)?;

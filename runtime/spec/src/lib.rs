@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod container_id;
+mod place;
 mod process;
 pub mod seccomp;
 mod state;
@@ -73,7 +74,8 @@ pub fn parse<T: DeserializeOwned>(
     unknown: &mut dyn FnMut(&str),
 ) -> Result<T, SpecError> {
     let failed = |text: &[u8], source: serde_json::Error| {
-        let field = if source.is_data() { place::<T>(text) } else { String::new() };
+        let field =
+            if source.is_data() { place::at(text, source.line(), source.column()) } else { String::new() };
         SpecError::Parse { path: path.to_owned(), field, source }
     };
     parse_text(text, unknown).or_else(|err| {
@@ -88,11 +90,4 @@ fn parse_text<T: DeserializeOwned>(text: &[u8], unknown: &mut dyn FnMut(&str)) -
     // It writes `?` for a value that may be absent.
     let parsed = serde_ignored::deserialize(&mut json, |field| unknown(&field.to_string().replace(".?", "")));
     parsed.and_then(|value| json.end().map(|()| value))
-}
-
-/// The field that cannot be read, by reading once more: to keep note of it costs every reader, and few meet an error.
-fn place<T: DeserializeOwned>(text: &[u8]) -> String {
-    let read = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
-    // The whole is `.`.
-    read.err().map(|err| err.path().to_string()).filter(|path| path != ".").unwrap_or_default()
 }

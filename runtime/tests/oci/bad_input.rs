@@ -69,7 +69,7 @@ fn a_wrong_type_or_word_is_an_error_with_its_field_and_place() {
         (
             "/process/execCPUAffinity",
             json!({"final": "x"}),
-            "process.execCPUAffinity.final: Invalid execCPUAffinity format: x at line 1 column",
+            "process.execCPUAffinity: Invalid execCPUAffinity format: x at line 1 column",
         ),
         ("/mounts/0", json!({"type": "proc"}), "mounts[0]: missing field `destination`"),
         (

@@ -1,5 +1,6 @@
 # make quickstart   a one-node cluster on this host that serves a page; needs root, Rust and Debian's package manager
 # make test         every check and test; installs what it needs
+# make sweep        the runtime killed, or refused by the kernel, at every system call of its commands; `make test` tries a sample
 # make bench        speed and memory beside those of others; `make test` need not have run
 # make order        puts the functions that the runtime uses next to each other; worth it when its commands have changed
 # make install      programs to PREFIX/bin, systemd units, shell completion
@@ -20,7 +21,7 @@ export KUBECTL := $(WHERRY_TEST_CACHE)/kubectl
 # Every suite that needs root or the network says so by failing.
 export REQUIRE_PRIVILEGED := 1
 
-.PHONY: build toolchain quickstart test check unit test-setup e2e vm tidy bench order install uninstall
+.PHONY: build toolchain quickstart test check unit test-setup e2e vm tidy sweep bench order install uninstall
 
 build: toolchain
 	$(CARGO) build --release --locked --workspace --exclude runtime --exclude tests
@@ -50,6 +51,9 @@ unit: toolchain test-setup
 
 tidy: toolchain
 	$(CARGO) test --locked --package tests --test tidy --bin bench
+
+sweep: toolchain test-setup
+	FULL=1 $(CARGO) test --locked --package runtime --test oci -- --nocapture faults::
 
 test-setup:
 	./tests/setup.sh $(WHERRY_TEST_CACHE)

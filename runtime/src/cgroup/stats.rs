@@ -134,3 +134,26 @@ impl Cgroup {
 fn pids(current: Option<u64>, limit: Option<u64>) -> Value {
     json!({ "current": current.unwrap_or(0), "limit": limit.unwrap_or(0) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_is_counted_with_memory_and_no_limit_is_none() {
+        let dir = tempfile::tempdir().expect("made");
+        let stats = |files: &[(&str, &str)]| {
+            for (name, text) in files {
+                fs::write(dir.path().join(name), text).expect("written");
+            }
+            Cgroup::at(dir.path()).stats()["memory"]["swap"].clone()
+        };
+        let first = [("memory.current", "100\n"), ("memory.max", "1000\n"), ("memory.swap.current", "20\n")];
+        let swap = stats(&first);
+        assert_eq!((&swap["usage"], &swap["limit"]), (&json!(120), &json!(u64::MAX)));
+        let swap = stats(&[("memory.swap.max", "500\n")]);
+        assert_eq!((&swap["usage"], &swap["limit"]), (&json!(120), &json!(1500)));
+        let swap = stats(&[("memory.swap.max", "max\n")]);
+        assert_eq!(swap["limit"], json!(u64::MAX));
+    }
+}

@@ -1,7 +1,7 @@
 //! The runtime killed, or refused by the kernel, at its system calls: whatever is left, `delete --force` removes.
 //!
 //! A clean run counts the calls of each process; then the fault is injected at one call after the other, in the command and in what it has made. With
-//! `FULL=1` at all of them, else at every n-th, from one on that differs from run to run; `FAULT_SEED` repeats a run.
+//! `FULL=1` (`make sweep`) at all of them, else at every n-th, from one on that differs from run to run; `FAULT_SEED` repeats a run.
 
 use crate::{
     bundle::{Bundle, shell},
@@ -220,7 +220,15 @@ fn refused_by_the_kernel_at_any_call_of_start_and_exec() {
     }
     let up: &[&[&str]] = &[&["create", "{id}"], &["start", "{id}"]];
     let Some(case) = Case::new("sleep 1000", up, &["exec", "{id}", "id"]) else { return };
-    case.each(EIO, |_, _| ());
+    for fault in [EIO, ENOMEM] {
+        // Whatever becomes of it, the container goes on; and one that says it was done was done.
+        case.each(fault, |outcome, what| {
+            assert_eq!(case.bundle.status(), "running", "{what}");
+            if outcome.answer.code == 0 {
+                assert!(outcome.answer.out.starts_with("uid=0 gid=0"), "{what}: {:?}", outcome.answer);
+            }
+        });
+    }
 }
 
 /// What the program of a container sees of its confinement; the same in every run.

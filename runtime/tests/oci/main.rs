@@ -17,6 +17,7 @@ mod lifecycle;
 mod monitor;
 mod mounts;
 mod net_devices;
+mod output;
 mod overwrite;
 mod privileges;
 mod races;

@@ -279,7 +279,9 @@ impl Desk {
 fn a_foreground_terminal_is_lent_to_the_container() {
     let Some(bundle) = running("sleep 1000") else { return };
     drop(bundle);
-    let script = "tty; stty size; trap 'stty size; echo resized' WINCH; read line; echo got-$line; while :; do sleep 0.1; done";
+    // Without a trap the first process of a pid namespace is not interrupted, only a sleep that happens to run.
+    let script = "tty; stty size; trap 'stty size; echo resized' WINCH; trap 'exit 130' INT; read line; echo got-$line; \
+                  while :; do sleep 0.1; done";
     let Some(bundle) = shell(script) else { return };
     let bundle = bundle.with("/process/terminal", json!(true));
     let mut desk = Desk::run(&bundle, &["run", "{id}"]);
